@@ -1,0 +1,1 @@
+"""HTTP: documents in, intents on, answers out. Nothing here touches the machine."""

@@ -1,0 +1,24 @@
+"""Conditional requests (RFC 9110, 13): headers to preconditions, and 304."""
+
+from flask import Request, Response
+from werkzeug.datastructures import ETags
+
+from kinx_loadbalancer_agent.model.intents import Preconditions
+
+
+def preconditions(request: Request) -> Preconditions:
+    """Return what If-Match and If-None-Match ask for; weak tags match nothing here."""
+    return Preconditions(
+        _tags(request.if_match) if "If-Match" in request.headers else None,
+        _tags(request.if_none_match) if "If-None-Match" in request.headers else None,
+    )
+
+
+def tagged(response: Response, etag: str) -> Response:
+    """Give *response* its strong ETag."""
+    response.set_etag(etag)
+    return response
+
+
+def _tags(header: ETags) -> frozenset[str]:
+    return frozenset("*") if header.star_tag else frozenset(header.as_set())

@@ -1,0 +1,175 @@
+"""A document whose members are the fields of its kind, give or take LBaaS' other names for them.
+
+This module must never look at a state: what a member means together with others is the fold's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from kinx_loadbalancer_agent.errors import Fault, refusal
+from kinx_loadbalancer_agent.model.intents import (
+    Create,
+    Merge,
+    Operation,
+    escaped,
+    reference_faults,
+    validation_faults,
+)
+from kinx_loadbalancer_agent.model.kinds import Kind
+from kinx_loadbalancer_agent.model.resources import Resource
+from kinx_loadbalancer_agent.model.state import State
+
+SYNONYMS = {
+    "admin_state_up": "enabled",
+    "tenant_id": "project_id",
+    "ip_address": "address",
+    "rise_threshold": "max_retries",
+    "fall_threshold": "max_retries_down",
+}
+MEANINGLESS = frozenset(
+    {
+        "project_id",
+        "tenant_id",
+        "subnet_id",
+        "port_id",
+        "tags",
+        "created_at",
+        "updated_at",
+        "provisioning_status",
+        "operating_status",
+        "vip",
+    }
+)
+"""What LBaaS sends to everything; ignored where the kind has no such field."""
+
+
+@dataclass
+class Reading:
+    """What was read of a document: values by field, faults, warnings."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A document read without fault: the operations it asks for, and what to tell the caller."""
+
+    operations: tuple[Operation, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Document:
+    """How documents of *kind* are read.
+
+    refuse_unknown: a member nobody knows is a fault, otherwise a warning.
+    state: gives the state of now, which only makes a refusal more complete.
+    """
+
+    def __init__(self, kind: Kind, *, refuse_unknown: bool, state: Callable[[], State]) -> None:
+        self.kind = kind
+        self._refuse_unknown = refuse_unknown
+        self._state = state
+
+    def create(self, body: Mapping[str, Any], parent: str = "", id: str = "") -> Read:
+        """Return what a POST of *body* asks for; raises Unprocessable with every fault."""
+        reading = self.read(body)
+        self._accept(reading)
+        return Read(self._creation(reading, parent, id), tuple(reading.warnings))
+
+    def merge(self, body: Mapping[str, Any], id: str, parent: str = "") -> Read:
+        """Return what a PUT of *body* asks for; raises Unprocessable with every fault."""
+        reading = self.read(body, partial=True)
+        self._accept(reading)
+        return Read(self._merging(reading, parent, id), tuple(reading.warnings))
+
+    def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
+        """Return the members of *body* as values of the kind's fields."""
+        return self._read(self.kind.model, body, partial=partial)
+
+    def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        return (Create(self.kind.name, reading.values, parent),)
+
+    def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        return (Merge(self.kind.name, id, reading.values, parent),)
+
+    def _accept(self, reading: Reading) -> None:
+        if reading.faults:
+            faults = dict.fromkeys(reading.faults)
+            faults |= dict.fromkeys(reference_faults(self._state(), self.kind, reading.values))
+            raise refusal(faults)
+
+    def _read(self, model: type[Resource], body: Mapping[str, Any], *, partial: bool) -> Reading:
+        """Read the members of *body* as fields of *model*.
+
+        partial: a null stands for the default, and nothing is missing.
+        """
+        reading = Reading()
+        fields = model.model_fields.keys() - model.private
+        for name, value in body.items():
+            target = name if name in fields else SYNONYMS.get(name, name)
+            if target not in fields:
+                if name not in MEANINGLESS:
+                    self._unknown(reading, name)
+                continue
+            self._read_member(reading, model, name, target, value, partial=partial)
+        if not partial:
+            reading.faults += _missing(model, reading, body)
+        return reading
+
+    def _read_member(
+        self,
+        reading: Reading,
+        model: type[Resource],
+        name: str,
+        target: str,
+        value: Any,
+        *,
+        partial: bool,
+    ) -> None:
+        if value is not None:
+            try:
+                value = _adapters(model)[target].validate_python(value)
+            except ValidationError as error:
+                pointer = f"/{escaped(name)}"
+                reading.faults += [fault.within(pointer) for fault in validation_faults(error)]
+                return
+        elif not partial:
+            if model.model_fields[target].is_required():
+                reading.faults.append(Fault(f"/{name}", "must not be null"))
+            return
+        if target in reading.values and reading.values[target] != value:
+            detail = f"{name} and its synonym differ"
+            reading.faults.append(Fault(f"/{name}", detail))
+        reading.values[target] = value
+
+    def _unknown(self, reading: Reading, name: str) -> None:
+        if self._refuse_unknown:
+            reading.faults.append(Fault(f"/{escaped(name)}", "is not a member of this document"))
+        else:
+            reading.warnings.append(f"{name} is not a member of this document; ignored")
+
+
+def _missing(model: type[Resource], reading: Reading, body: Mapping[str, Any]) -> Iterator[Fault]:
+    found_faulty = {fault.pointer.split("/")[1] for fault in reading.faults}
+    named = {SYNONYMS.get(name, name) for name in found_faulty} | found_faulty
+    for name, declared in model.model_fields.items():
+        derived = name in model.private or name in (model.parent_field,)
+        if declared.is_required() and not derived and name not in reading.values.keys() | named:
+            yield Fault(f"/{name}", "is required")
+
+
+@cache
+def _adapters(model: type[Resource]) -> Mapping[str, TypeAdapter[Any]]:
+    found = {}
+    for name, declared in model.model_fields.items():
+        annotation: Any = declared.annotation
+        for constraint in declared.metadata:
+            annotation = Annotated[annotation, constraint]
+        found[name] = TypeAdapter(annotation)
+    return found

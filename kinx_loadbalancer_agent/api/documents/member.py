@@ -1,0 +1,56 @@
+"""A member: LBaaS repeats in it its pool's persistence and monitor."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kinx_loadbalancer_agent.api.documents.document import Document, Reading
+from kinx_loadbalancer_agent.errors import Fault
+from kinx_loadbalancer_agent.model.intents import Carry, Operation
+from kinx_loadbalancer_agent.model.resources import HealthMonitor
+
+NOTHING: tuple[Any, ...] = (None, "", {})
+
+
+class MemberDocument(Document):
+    """``type`` and ``cookie_name`` speak of the pool, ``healthmonitor`` of its monitor."""
+
+    def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
+        carried = self.kind.model.carried
+        said = {name: body[name] for name in body if name in carried and body[name] not in NOTHING}
+        own = {name: value for name, value in body.items() if name not in carried}
+        monitor = said.pop("healthmonitor", None)
+        reading = super().read(own | said, partial=partial)
+        if "cookie_name" in said and "type" not in said:
+            reading.faults.append(Fault("/type", "is required beside cookie_name"))
+        if isinstance(monitor, Mapping):
+            nested = self._read(HealthMonitor, monitor, partial=True)
+            if "pool_id" in nested.values:
+                nested.faults.append(Fault("/pool_id", "is not a member of this document"))
+            reading.faults += [fault.within("/healthmonitor") for fault in nested.faults]
+            reading.warnings += nested.warnings
+            says = {name: value for name, value in nested.values.items() if value is not None}
+            reading.values["healthmonitor"] = says
+        elif monitor is not None:
+            reading.faults.append(Fault("/healthmonitor", "must be an object"))
+        return reading
+
+    def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        return super()._creation(reading, parent, id) + _carried(reading)
+
+    def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        return super()._merging(reading, parent, id) + _carried(reading)
+
+
+def _carried(reading: Reading) -> tuple[Operation, ...]:
+    """Return what the member says of its pool, as operations on it."""
+    operations: list[Operation] = []
+    values = reading.values
+    if values.get("type") is not None:
+        persistence = {"type": values["type"], "cookie_name": values.get("cookie_name")}
+        wanted = {"session_persistence": persistence}
+        operations.append(Carry(persistence, "pools", wanted, ("/session_persistence", "")))
+    if values.get("healthmonitor"):
+        monitor = values["healthmonitor"]
+        carried = {"healthmonitor": monitor}
+        operations.append(Carry(carried, "healthmonitors", monitor, ("", "/healthmonitor")))
+    return tuple(operations)

@@ -1,0 +1,144 @@
+"""The composition root: settings → services → engine → Flask, and how gunicorn serves it."""
+
+import re
+import uuid
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from gunicorn.app.base import BaseApplication
+
+from kinx_loadbalancer_agent.api import auth, health, problems, resources, status
+from kinx_loadbalancer_agent.api.bodies import MAX_BYTES
+from kinx_loadbalancer_agent.engine.engine import Engine
+from kinx_loadbalancer_agent.model.kinds import Kinds
+from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
+from kinx_loadbalancer_agent.services.text import Templates
+from kinx_loadbalancer_agent.settings import Settings
+from kinx_loadbalancer_agent.system.clock import Clock, SystemClock
+from kinx_loadbalancer_agent.system.files import Lock
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+THREADS = 64
+GRACEFUL_SECONDS = 20
+
+
+def build_proxy(
+    settings: Settings,
+    kinds: Kinds,
+    clock: Clock,
+    *,
+    own_haproxy: bool = False,
+    templates: Templates | None = None,
+) -> Haproxy:
+    """Return the HAProxy of *settings*."""
+    return Haproxy(
+        settings.haproxy,
+        kinds,
+        settings.agent.node_name,
+        clock,
+        own=own_haproxy,
+        templates=templates,
+    )
+
+
+def build_engine(
+    settings: Settings,
+    *,
+    own_haproxy: bool = False,
+    kinds: Kinds | None = None,
+    templates: Templates | None = None,
+    clock: Clock | None = None,
+) -> Engine:
+    """Return the engine of *settings*, not started."""
+    clock, kinds = clock or SystemClock(), kinds or Kinds()
+    proxy = build_proxy(settings, kinds, clock, own_haproxy=own_haproxy, templates=templates)
+    return Engine(
+        kinds=kinds,
+        proxy=proxy,
+        store=settings.agent.store,
+        lock=Lock(settings.agent.engine_lock),
+        clock=clock,
+    )
+
+
+def build_app(
+    settings: Settings, engine: Engine, *, kinds: Kinds | None = None, clock: Clock | None = None
+) -> Flask:
+    """Return the HTTP application over *engine*."""
+    app = Flask("kinx_loadbalancer_agent", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+    app.url_map.strict_slashes = False
+    app.before_request(_identify)
+    problems.register(app)
+    credentials = auth.Credentials(settings.agent.credentials)
+    auth.register(app, credentials, clock or SystemClock())
+    kinds = kinds or Kinds()
+    refuse_unknown = settings.agent.unknown_members == "refuse"
+    for kind in kinds:
+        routes = resources.blueprint(kind, kinds, engine, refuse_unknown=refuse_unknown)
+        app.register_blueprint(routes)
+    app.register_blueprint(health.blueprint(engine))
+    app.register_blueprint(status.blueprint(engine))
+    app.after_request(_finish)
+    return app
+
+
+def _identify() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers["Cache-Control"] = "no-cache"
+    if request.method == "OPTIONS" and response.status_code == 200:
+        response.status_code = 204
+        response.set_data(b"")
+    return response
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn with one worker of threads: one process holds the state and the engine."""
+
+    def __init__(self, settings: Settings, *, own_haproxy: bool) -> None:
+        self._settings = settings
+        self._own_haproxy = own_haproxy
+        self._engine: Engine | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        listen, socket = self._settings.agent.listen, self._settings.agent.socket
+        values: dict[str, Any] = {
+            "bind": [listen, f"unix:{socket}"],
+            "umask": 0o177,  # of the Unix socket: its mode is the permission
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "keepalive": 75,
+            "max_requests": 0,
+            "graceful_timeout": GRACEFUL_SECONDS,
+            "preload_app": False,
+            "control_socket_disable": True,
+            "proc_name": "kinx_loadbalancer_agent",
+            "post_worker_init": self._worker_started,
+            "worker_exit": self._worker_ended,
+        }
+        for name, value in values.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        self._engine = build_engine(self._settings, own_haproxy=self._own_haproxy)
+        return build_app(self._settings, self._engine)
+
+    # Never raise in a hook: gunicorn then ends altogether.
+
+    def _worker_started(self, worker: Any) -> None:
+        if self._engine is not None:
+            self._engine.start()
+
+    def _worker_ended(self, server: Any, worker: Any) -> None:
+        if self._engine is not None:
+            self._engine.stop()

@@ -1,0 +1,226 @@
+"""The command. Exit codes: 0 done, 1 not healthy or refused, 2 usage or settings."""
+
+import functools
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from kinx_loadbalancer_agent import __version__, app, errors, logs, settings
+from kinx_loadbalancer_agent.api import auth
+from kinx_loadbalancer_agent.engine import store
+from kinx_loadbalancer_agent.engine.ports import Target
+from kinx_loadbalancer_agent.model.kinds import Kinds
+from kinx_loadbalancer_agent.model.types import TOKEN
+from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
+from kinx_loadbalancer_agent.system import files, process, sockets
+from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
+
+REFUSED, MISUSED = 1, 2
+PATIENCE_SECONDS = 30.0
+STATUS = "GET /api/status HTTP/1.0\r\nHost: localhost\r\n\r"
+
+
+@dataclass(frozen=True)
+class Where:
+    """The options every sub-command takes."""
+
+    config: Path | None
+    root: Path | None
+
+    def load(self, **agent: str | None) -> settings.Settings:
+        """Return the settings; *agent* are options that win over all else."""
+        given = {key: value for key, value in agent.items() if value is not None}
+        return settings.load(self.config, self.root, overrides={"agent": given})
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Give *function* ``--config`` and ``--root`` as *where*, and exit codes to errors."""
+
+    @click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+    @click.option("--root", type=click.Path(path_type=Path), help="Put every path under it.")
+    @functools.wraps(function)
+    def wrapped(config: Path | None, root: Path | None, **options: Any) -> None:
+        try:
+            function(Where(config, root), **options)
+        except errors.SettingsError as error:
+            for fault in error.faults:
+                click.echo(f"cannot use the settings: {fault}", err=True)
+            sys.exit(MISUSED)
+        except (errors.StateNewer, errors.StateError) as error:
+            _stop(MISUSED, str(error))
+        except errors.AgentError as error:
+            _stop(REFUSED, str(error))
+        except OSError as error:
+            _stop(REFUSED, f"{error.strerror}: {error.filename}")
+
+    return wrapped
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """Make this node's HAProxy what callers ask for, and say truthfully whether it is."""
+
+
+@main.command()
+@click.option("--listen", help="ADDRESS:PORT of the API; default 127.0.0.1:62000.")
+@click.option("--own-haproxy", is_flag=True, help="Start HAProxy where none runs.")
+@command
+def serve(where: Where, listen: str | None, own_haproxy: bool) -> None:
+    """Serve the API until SIGTERM; HAProxy goes on."""
+    logs.configure()
+    found = where.load(listen=listen)
+    lock = files.Lock(found.agent.serve_lock)
+    lock.take_or_fail(SystemClock())
+    store.read_format(found.agent.store)
+    address, _, port = found.agent.listen.rpartition(":")
+    taken = sockets.bind_error((address.strip("[]"), int(port)))
+    if taken is not None:
+        _stop(MISUSED, f"cannot listen on {found.agent.listen}: {taken.strerror}")
+    files.make_directory(found.agent.socket.parent, 0o755)
+    app.Server(found, own_haproxy=own_haproxy).run()
+
+
+@main.group()
+def credentials() -> None:
+    """Who may use the API."""
+
+
+@credentials.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(auth.ROLES), default="write", show_default=True)
+@command
+def credentials_add(where: Where, name: str, role: str) -> None:
+    """Make a credential for NAME and print its secret, once."""
+    if not TOKEN.fullmatch(name) or ":" in name:
+        _stop(MISUSED, "NAME must be 1 to 64 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
+    path = where.load().agent.credentials
+    known = _credentials(path)
+    if any(one.name == name for one in known):
+        _stop(REFUSED, f"cannot add {name}: it exists; remove it first")
+    credential, secret = auth.new_credential(name, role)
+    _keep(path, (*known, credential))
+    click.echo(secret)
+
+
+@credentials.command("list")
+@command
+def credentials_list(where: Where) -> None:
+    """Print names and roles."""
+    for one in _credentials(where.load().agent.credentials):
+        click.echo(f"{one.name} {one.role}")
+
+
+@credentials.command("remove")
+@click.argument("name")
+@command
+def credentials_remove(where: Where, name: str) -> None:
+    """Take the credential of NAME away."""
+    path = where.load().agent.credentials
+    known = _credentials(path)
+    rest = tuple(one for one in known if one.name != name)
+    if rest == known:
+        _stop(REFUSED, f"cannot remove {name}: there is no such credential")
+    _keep(path, rest)
+
+
+@main.command()
+@command
+def status(where: Where) -> None:
+    """Print /api/status of the serving agent; 1 when it is not well."""
+    answer = sockets.ask(where.load().agent.socket, STATUS, 5.0)
+    head, _, body = answer.partition("\r\n\r\n")
+    click.echo(body, nl=False)
+    conditions = json.loads(body).get("conditions", []) if " 200 " in head else None
+    if conditions is None or any(found["severity"] == "error" for found in conditions):
+        sys.exit(REFUSED)
+
+
+@main.command()
+@command
+def check(where: Where) -> None:
+    """Ask haproxy -c about the stored state, without touching anything."""
+    proxy, target = _stored(where.load())
+    with tempfile.TemporaryDirectory(prefix="kinx-check-") as directory:
+        proxy.check_in(Path(directory), target, _deadline())
+    click.echo("haproxy accepts the stored state")
+
+
+@main.command()
+@command
+def plan(where: Where) -> None:
+    """Show what separates the machine from the stored state; nothing is done."""
+    proxy, target = _stored(where.load())
+    observation = proxy.observe(_deadline(), thorough=True)
+    because = proxy.plan(target, observation).because
+    if not because and observation.is_running:
+        click.echo("nothing to do")
+        return
+    click.echo(because or "HAProxy is not running")
+    files_now = observation.files or {}
+    for name in sorted(target.parts.keys() | files_now.keys()):
+        present = files_now.get(name, b"").decode(errors="replace")
+        wanted = target.parts[name].content.decode() if name in target.parts else ""
+        lines = unified_diff(present.splitlines(), wanted.splitlines(), name, name, lineterm="")
+        for line in lines:
+            click.echo(line)
+
+
+@main.command()
+@command
+def render(where: Where) -> None:
+    """Write the stored state into conf.d, for HAProxy's next start."""
+    found = where.load()
+    lock = files.Lock(found.agent.serve_lock)
+    if not lock.take():
+        _stop(REFUSED, "cannot render: a serving agent holds the state")
+    proxy, target = _stored(found)
+    proxy.prepare(target)
+
+
+@main.command("stop-haproxy")
+@command
+def stop_haproxy(where: Where) -> None:
+    """End the HAProxy of these settings; refused while an agent would start it again."""
+    found = where.load()
+    lock = files.Lock(found.agent.serve_lock)
+    if not lock.take():
+        _stop(REFUSED, "cannot stop haproxy: a serving agent holds the state")
+    pid = _proxy(found).master_pid(_deadline())
+    if pid is not None:
+        process.end(pid, PATIENCE_SECONDS)
+
+
+def _proxy(found: settings.Settings) -> Haproxy:
+    return app.build_proxy(found, Kinds(), SystemClock())
+
+
+def _stored(found: settings.Settings) -> tuple[Haproxy, Target]:
+    proxy = _proxy(found)
+    return proxy, proxy.render(store.read_state(found.agent.store, Kinds()))
+
+
+def _deadline() -> Deadline:
+    return Deadline.after(SystemClock(), PATIENCE_SECONDS)
+
+
+def _credentials(path: Path) -> tuple[auth.Credential, ...]:
+    return auth.Credentials(path).all()
+
+
+def _keep(path: Path, known: tuple[auth.Credential, ...]) -> None:
+    files.make_directory(path.parent, 0o755)
+    text = "".join(f"{one}\n" for one in known)
+    files.write(path, text.encode(), mode=0o600, durable=True)
+
+
+def _stop(code: int, message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)

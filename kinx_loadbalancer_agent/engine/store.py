@@ -1,0 +1,194 @@
+"""The durable state: resources as they are, and every generation as a delta. SQLite, one writer.
+
+The commit is the decision: what is in here is what the node must do, after any crash. This
+module must never judge what it keeps.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinx_loadbalancer_agent.errors import StateError, StateFull, StateNewer
+from kinx_loadbalancer_agent.model.intents import Change
+from kinx_loadbalancer_agent.model.kinds import Kinds
+from kinx_loadbalancer_agent.model.resources import Resource
+from kinx_loadbalancer_agent.model.state import State
+from kinx_loadbalancer_agent.system import effects
+
+FORMAT = 1
+SCHEMA = """
+CREATE TABLE resources (
+    kind TEXT NOT NULL, parent TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (kind, parent, id)
+) WITHOUT ROWID;
+CREATE TABLE changes (
+    generation INTEGER PRIMARY KEY, requested_at TEXT NOT NULL, who TEXT NOT NULL,
+    remote TEXT NOT NULL, request_id TEXT NOT NULL, delta TEXT NOT NULL, applied TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One generation: who asked for what, when, and how it was made live."""
+
+    generation: int
+    requested_at: str
+    who: str
+    remote: str
+    request_id: str
+    changes: tuple[Change, ...]
+    applied: Mapping[str, Any]
+
+
+class Store:
+    """The store in one file. Opened, written and closed by one thread.
+
+    Raises StateNewer if a newer version wrote it, StateError if it cannot be read.
+    Source: SQLite documentation, WAL and ``synchronous``.
+    """
+
+    def __init__(self, path: Path, kinds: Kinds) -> None:
+        self._path = path
+        self._kinds = kinds
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None)
+            path.chmod(0o600)
+            found = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if found > FORMAT:
+                raise StateNewer(str(path), found, FORMAT)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            if found < FORMAT:
+                with effects.step("store.create"):
+                    script = f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
+                    self._database.executescript(script)
+        except sqlite3.Error as error:
+            raise StateError(f"cannot open {path}: {error}") from error
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._database.close()
+
+    def load(self) -> tuple[State, int]:
+        """Return the state and its generation; raises StateError if it cannot be read."""
+        return _load(self._database, self._path, self._kinds)
+
+    def commit(self, records: Iterable[Record]) -> None:
+        """Keep *records* and what they change, all or nothing, durably.
+
+        Raises StateFull if the disk is, StateError if the file cannot be written.
+        """
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                for record in records:
+                    self._keep(record)
+                with effects.step("store.commit"):
+                    self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise StateFull(f"cannot keep the change: no space for {self._path}") from error
+            raise StateError(f"cannot write {self._path}: {error}") from error
+
+    def _keep(self, record: Record) -> None:
+        delta = []
+        for change in record.changes:
+            body = change.after.model_dump_json() if change.after else None
+            if body is None:
+                self._database.execute(
+                    "DELETE FROM resources WHERE kind = ? AND parent = ? AND id = ?", change.ref
+                )
+            else:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO resources VALUES (?, ?, ?, ?)", (*change.ref, body)
+                )
+            before = change.before.model_dump_json() if change.before else None
+            delta.append([*change.ref, before, body])
+        self._database.execute(
+            "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.generation,
+                record.requested_at,
+                record.who,
+                record.remote,
+                record.request_id,
+                json.dumps(delta),
+                json.dumps(record.applied),
+            ),
+        )
+
+
+def read_state(path: Path, kinds: Kinds) -> State:
+    """Return the state kept at *path*, beside a running agent; an empty one where there is none."""
+    if not path.exists():
+        return State()
+    with closing(_reading(path)) as database:
+        return _load(database, path, kinds)[0]
+
+
+def read_format(path: Path) -> None:
+    """Raise StateNewer or StateError if the store at *path* cannot be opened by this version."""
+    if path.exists():
+        try:
+            with closing(_reading(path)) as database:
+                found = database.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise StateError(f"cannot open {path}: {error}") from error
+        if found > FORMAT:
+            raise StateNewer(str(path), found, FORMAT)
+
+
+def read_change(path: Path, generation: int) -> dict[str, Any] | None:
+    """Return what is kept of *generation* (see CONTRACT ``/api/changes``), None if nothing is."""
+    with closing(_reading(path)) as database:
+        row = database.execute(
+            "SELECT requested_at, who, delta, applied FROM changes WHERE generation = ?",
+            (generation,),
+        ).fetchone()
+    if row is None:
+        return None
+    requested_at, who, delta, applied = row
+    objects = [
+        {"kind": kind, "id": id, "operation": _operation(before, after)}
+        | ({"parent": parent} if parent else {})
+        for kind, parent, id, before, after in json.loads(delta)
+    ]
+    return {
+        "generation": generation,
+        "objects": objects,
+        "who": who,
+        "requested_at": requested_at,
+        "applied": json.loads(applied),
+    }
+
+
+def _operation(before: str | None, after: str | None) -> str:
+    if before is None:
+        return "create"
+    return "update" if after is not None else "delete"
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)
+
+
+def _load(database: sqlite3.Connection, path: Path, kinds: Kinds) -> tuple[State, int]:
+    tables: dict[str, dict[str, dict[str, Resource]]] = {}
+    try:
+        rows = database.execute("SELECT kind, parent, id, body FROM resources").fetchall()
+        newest = database.execute("SELECT max(generation) FROM changes").fetchone()[0]
+        for kind, parent, id, body in rows:
+            resource = kinds[kind].model.model_validate_json(body)
+            tables.setdefault(kind, {}).setdefault(parent, {})[id] = resource
+    except (sqlite3.Error, KeyError, ValueError) as error:
+        raise StateError(f"cannot read {path}: {error}") from error
+    return State(tables), newest or 0

@@ -1,0 +1,168 @@
+"""The table of kinds: what is true of one kind and not of every other is a row here.
+
+A new kind is a class in ``resources``, a row here and, where it is rendered, a template.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kinx_loadbalancer_agent.errors import Fault
+from kinx_loadbalancer_agent.model import rules
+from kinx_loadbalancer_agent.model.resources import (
+    HealthMonitor,
+    Listener,
+    LoadBalancer,
+    Member,
+    Pool,
+    Ref,
+    Resource,
+)
+from kinx_loadbalancer_agent.model.state import State
+
+
+def _no_faults(state: State, resource: Any) -> Iterator[Fault]:
+    yield from ()
+
+
+def _as_they_are(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A field that names a resource of another kind.
+
+    owns: the resource goes with the one it names when that is deleted.
+    holds: the one it names cannot be deleted without ``cascade``, which takes both.
+    may_come_later: the named resource need not exist.
+    """
+
+    field: str
+    kind: str
+    owns: bool = False
+    holds: bool = False
+    may_come_later: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row: one kind of resource.
+
+    collection: the URL of all of them; ``<parent>`` stands for the parent's id.
+    parent: the kind whose id is in the URL of the collection.
+    named_by: the kind whose ids this kind's ids are (a pool's monitor is keyed by the pool).
+    also_named_by: a field by which URLs may name it, besides its id.
+    fixed: fields that a PUT may repeat and not change; a null one may be set once.
+    decide: completes the values of a new resource from the state it is made in.
+    rules: yields what the state has against a resource.
+    fragment: the HAProxy configuration it renders, as (file name prefix, template).
+    """
+
+    model: type[Resource]
+    collection: str
+    parent: str | None = None
+    named_by: str | None = None
+    also_named_by: str | None = None
+    references: tuple[Reference, ...] = ()
+    fixed: frozenset[str] = frozenset({"id"})
+    decide: Callable[[State, Mapping[str, Any]], dict[str, Any]] = _as_they_are
+    rules: Callable[[State, Any], Iterator[Fault]] = field(default=_no_faults)
+    fragment: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The kind's name: the last word of its URL, its table in state and store."""
+        return self.model.kind
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(model=LoadBalancer, collection="/api/haproxy/loadbalancers"),
+    Kind(
+        model=Listener,
+        collection="/api/haproxy/listeners",
+        references=(
+            Reference("loadbalancer_id", "loadbalancers", holds=True),
+            Reference("default_pool_id", "pools", may_come_later=True),
+        ),
+        fixed=frozenset({"id", "loadbalancer_id"}),
+        decide=rules.decide_listener,
+        rules=rules.listener,
+        fragment=("50-frontend-", "haproxy/frontend.cfg.j2"),
+    ),
+    Kind(
+        model=Pool,
+        collection="/api/haproxy/pools",
+        also_named_by="listener_id",
+        references=(
+            Reference("loadbalancer_id", "loadbalancers", holds=True),
+            Reference("listener_id", "listeners"),
+        ),
+        fixed=frozenset({"id", "loadbalancer_id"}),
+        decide=rules.decide_pool,
+        rules=rules.pool,
+        fragment=("60-backend-", "haproxy/backend.cfg.j2"),
+    ),
+    Kind(
+        model=HealthMonitor,
+        collection="/api/haproxy/healthmonitors",
+        named_by="pools",
+        references=(Reference("pool_id", "pools", owns=True),),
+        fixed=frozenset({"pool_id"}),
+    ),
+    Kind(
+        model=Member,
+        collection="/api/haproxy/pools/<parent>/members",
+        parent="pools",
+        references=(Reference("pool_id", "pools", owns=True),),
+        fixed=frozenset({"id", "pool_id"}),
+        rules=rules.member,
+    ),
+)
+
+
+class Kinds:
+    """The rows in use, by name; the order is that of parents before children."""
+
+    def __init__(self, rows: tuple[Kind, ...] = KINDS) -> None:
+        self._rows = {row.name: row for row in rows}
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(self._rows.values())
+
+    def __getitem__(self, name: str) -> Kind:
+        return self._rows[name]
+
+    def holds(self, kind: Kind) -> bool:
+        """True when a resource of *kind* may be kept from deletion by others."""
+        references = [reference for row in self for reference in row.references]
+        return any(found.holds and found.kind == kind.name for found in references)
+
+    def find(self, state: State, name: str, id: str) -> str:
+        """Return the id of the resource of kind *name* that *id* names, *id* itself if none.
+
+        A pool is named by its id, else by its listener's: the original's URLs used the latter.
+        """
+        kind = self._rows[name]
+        if kind.named_by:
+            return self.find(state, kind.named_by, id)
+        if kind.also_named_by and id not in state.table(name):
+            for resource in state.having(name, kind.also_named_by, id):
+                return resource.ref.id
+        return id
+
+    def referring(self, state: State, ref: Ref) -> Iterator[tuple[Reference, Resource]]:
+        """Yield every resource that names *ref*, with the reference by which it does."""
+        for kind in self:
+            for reference in kind.references:
+                if reference.kind != ref.kind:
+                    continue
+                if reference.field == kind.model.parent_field:
+                    found = tuple(state.table(kind.name, ref.id).values())
+                elif reference.field == kind.model.id_field:
+                    same = state.get(Ref(kind.name, "", ref.id))
+                    found = (same,) if same else ()
+                else:
+                    found = state.having(kind.name, reference.field, ref.id)
+                for resource in found:
+                    yield reference, resource

@@ -1,0 +1,69 @@
+"""The desired state: an immutable table of resources that shares what a change leaves alone.
+
+This module must never judge a change: it holds, finds and replaces.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from kinx_loadbalancer_agent.model.resources import Ref, Resource
+
+Table = Mapping[str, Resource]
+NOTHING: Table = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class State:
+    """All resources, by kind, by parent, by id; a child of nobody has the parent ''.
+
+    A table that a change does not touch is the same object in the state before and after, so
+    that what is derived from it can be kept.
+    """
+
+    tables: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
+    _indexes: dict[tuple[str, str], Mapping[Hashable, tuple[Resource, ...]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def table(self, kind: str, parent: str = "") -> Table:
+        """Return the resources of *kind* under *parent*, by id."""
+        return self.tables.get(kind, {}).get(parent, NOTHING)
+
+    def get(self, ref: Ref) -> Resource | None:
+        """Return the resource *ref*, None when there is none."""
+        return self.table(ref.kind, ref.parent).get(ref.id)
+
+    def all(self, kind: str) -> Iterator[Resource]:
+        """Yield every resource of *kind*, in the order of parents and ids."""
+        for _, table in sorted(self.tables.get(kind, {}).items()):
+            for _, resource in sorted(table.items()):
+                yield resource
+
+    def having(self, kind: str, name: str, value: Hashable) -> tuple[Resource, ...]:
+        """Return the resources of *kind*, a child of nobody, whose field *name* is *value*."""
+        index = self._indexes.get((kind, name))
+        if index is None:
+            found: dict[Hashable, tuple[Resource, ...]] = {}
+            for resource in self.table(kind).values():
+                key = getattr(resource, name)
+                found[key] = (*found.get(key, ()), resource)
+            index = self._indexes[kind, name] = found
+        return index.get(value, ())
+
+    def including(self, resource: Resource) -> "State":
+        """Return this state with *resource*, in place of the one of the same identity."""
+        ref = resource.ref
+        return self._replacing(ref, {**self.table(ref.kind, ref.parent), ref.id: resource})
+
+    def without(self, ref: Ref) -> "State":
+        """Return this state without the resource *ref*."""
+        table = {key: value for key, value in self.table(*ref[:2]).items() if key != ref.id}
+        return self._replacing(ref, table)
+
+    def _replacing(self, ref: Ref, table: Table) -> "State":
+        parents = {**self.tables.get(ref.kind, {}), ref.parent: table}
+        if not table:
+            del parents[ref.parent]
+        kept = {key: index for key, index in self._indexes.items() if key[0] != ref.kind}
+        return State({**self.tables, ref.kind: parents}, kept)

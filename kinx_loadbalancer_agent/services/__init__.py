@@ -1,0 +1,1 @@
+"""What the agent drives: a room for each service, and the templates they share."""

@@ -1,0 +1,87 @@
+"""What can be proven of a configuration before HAProxy is touched.
+
+``haproxy -c`` on the staged directory, and for each new address and port whether it is of this
+host and free: 2.6 accepts an address it cannot bind in ``-c``, and in a reload stops serving every
+listener for two seconds over it (measured).
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from netaddr import IPAddress, IPNetwork, IPSet
+
+from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, ProgramMissing
+from kinx_loadbalancer_agent.services.haproxy.view import endpoint
+from kinx_loadbalancer_agent.system import process, sockets
+from kinx_loadbalancer_agent.system.clock import Deadline
+
+Endpoint = sockets.Endpoint
+
+ALERT = re.compile(r"\[ALERT\]\s+\(\d+\) : (?:config : )?(.*)")
+PARSING = re.compile(r"[Pp]arsing \[(?P<file>[^\]]+):\d+\]")
+SUMMARIES = ("Error(s) found in", "Fatal errors found")
+
+
+def configuration(program: str, staged: Path, extra: Path | None, deadline: Deadline) -> None:
+    """Ask HAProxy to check the fragments in *staged*, and *extra* after them.
+
+    Raises CheckRefused with HAProxy's words and the fragments they name.
+    """
+    argv = [program, "-c", "-f", str(staged), *(("-f", str(extra)) if extra else ())]
+    ended = process.run(argv, deadline.remaining())
+    if ended.status == 0:
+        return
+    alerts = [match[1] for line in ended.stderr.splitlines() if (match := ALERT.match(line))]
+    words = [alert for alert in alerts if not alert.startswith(SUMMARIES)] or alerts
+    named = [Path(match["file"]) for word in words if (match := PARSING.search(word))]
+    fragments = frozenset(file.name for file in named if file.parent == staged)
+    text = "; ".join(words).replace(f"{staged}{os.sep}", "") or ended.stderr.strip()[-500:]
+    raise CheckRefused(text or f"exit status {ended.status}", fragments)
+
+
+def addresses(
+    wanted: Mapping[str, Endpoint], held: Collection[Endpoint], deadline: Deadline
+) -> None:
+    """Prove that HAProxy can bind *wanted*, by fragment, beside *held*, which it has bound.
+
+    Raises CannotBind with every one that it could not.
+    """
+    new = {name: bind for name, bind in wanted.items() if bind not in held}
+    if not new:
+        return
+    held_ports = {port for _, port in held}
+    local = _local_addresses(deadline)
+    reasons = {}
+    for name, (address, port) in new.items():
+        where = endpoint(address, port)
+        if IPAddress(address) not in local and not _is_wildcard(address):
+            reasons[name] = f"cannot bind {where}: the address is not on this host"
+            continue
+        error = sockets.bind_error((address, port))
+        if error and sockets.is_in_use(error) and port in held_ports:
+            # Our own worker may hold the port on another address that overlaps.
+            error = sockets.bind_error((address, port), share_port=True)
+        if error:
+            reasons[name] = f"cannot bind {where}: {os.strerror(error.errno or 0).lower()}"
+    if reasons:
+        raise CannotBind(reasons)
+
+
+def _is_wildcard(address: str) -> bool:
+    return int(IPAddress(address)) == 0
+
+
+def _local_addresses(deadline: Deadline) -> IPSet:
+    """Return what the kernel's routing table takes for its own (ip-route(8), table local)."""
+    found = IPSet()
+    for family in ("-4", "-6"):
+        argv = ["ip", "-j", family, "route", "show", "table", "local", "type", "local"]
+        ended = process.run(argv, deadline.remaining())
+        if ended.status != 0:
+            raise ProgramMissing("ip", ended.stderr.strip())
+        for route in json.loads(ended.stdout or "[]"):
+            found.add(IPNetwork(route["dst"]))
+    return found

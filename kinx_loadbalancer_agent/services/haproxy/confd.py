@@ -1,0 +1,137 @@
+"""The configuration directory: two slots and a link to the one that HAProxy loads.
+
+A target goes whole into the idle slot, is checked there and takes effect by one rename of the
+link. A projection of the store: renamed, never fsynced. This module must never judge content.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from kinx_loadbalancer_agent.engine.ports import Part
+from kinx_loadbalancer_agent.system import files
+
+log = structlog.get_logger()
+
+MODE = 0o640
+DIRECTORY_MODE = 0o750
+
+
+class ConfD:
+    """The directory at *path*; *mark* is the first line of every file the agent writes."""
+
+    def __init__(self, path: Path, mark: bytes) -> None:
+        self._path = path
+        self._mark = mark
+        self._slots = (path.with_name(f"{path.name}.a"), path.with_name(f"{path.name}.b"))
+        self._known: dict[Path, tuple[files.Signature, bytes]] = {}
+
+    @property
+    def current(self) -> Path | None:
+        """The slot that HAProxy loads; None before the first swap."""
+        if self._path.is_symlink():
+            target = self._path.parent / self._path.readlink()
+            if target in self._slots:
+                return target
+        return None
+
+    @property
+    def idle(self) -> Path:
+        """The slot that nothing loads."""
+        return self._slots[1] if self.current == self._slots[0] else self._slots[0]
+
+    def read(self) -> dict[str, bytes]:
+        """Return the fragments that HAProxy would load now; only what was touched is read."""
+        if not self._path.is_dir():
+            return {}
+        found = {}
+        for file in self._path.iterdir():
+            if file.suffix == ".cfg" and not file.name.startswith(".") and file.is_file():
+                found[file.name] = self._content(self._path.resolve() / file.name)
+        return found
+
+    def stage(self, parts: Mapping[str, Part]) -> Path:
+        """Make the idle slot hold exactly *parts* and return it.
+
+        Files that are right already stay; one that the current slot has is linked.
+        """
+        idle, current = self.idle, self.current
+        files.make_directory(idle, DIRECTORY_MODE)
+        present = {file.name for file in idle.iterdir()}
+        for name in present - parts.keys():
+            files.remove(idle / name)
+            self._known.pop(idle / name, None)
+        for name, part in parts.items():
+            if name in present and self._holds(idle / name, part.content):
+                continue
+            if current is not None and self._holds(current / name, part.content):
+                files.remove(idle / name)
+                files.link(current / name, idle / name)
+            else:
+                files.write(idle / name, part.content, mode=MODE)
+            self._remember(idle / name, part.content)
+        return idle
+
+    def swap(self) -> Callable[[], None]:
+        """Make the idle slot the one that HAProxy loads; return how to go back.
+
+        A directory that is in the way, as a distribution or an operator left it, is kept aside.
+        """
+        current, aside = self.current, None
+        files.make_directory(self._path.parent, 0o755)
+        if current is None and self._path.is_dir() and not self._path.is_symlink():
+            aside = _free(self._path.with_name(f"{self._path.name}.before-kinx"))
+            files.move(self._path, aside)
+            log.warning("directory kept aside", directory=str(self._path), kept=str(aside))
+        files.point(self._path, self.idle.name)
+
+        def back() -> None:
+            if current is not None:
+                files.point(self._path, current.name)
+                return
+            files.remove(self._path)
+            if aside is not None:
+                files.move(aside, self._path)
+
+        return back
+
+    def put_foreign_aside(self) -> None:
+        """Move every fragment of the current slot that the agent did not write beside it."""
+        current = self.current
+        aside = self._path.with_name(f"{self._path.name}.foreign")
+        for name, content in self.read().items() if current else ():
+            if current is not None and not content.startswith(self._mark):
+                files.make_directory(aside, DIRECTORY_MODE)
+                files.move(current / name, _free(aside / name))
+
+    def _holds(self, file: Path, content: bytes) -> bool:
+        """True when *file* is, untouched, what was written or read as *content*."""
+        known = self._known.get(file)
+        if known is None:
+            return files.signature(file) is not None and self._content(file) == content
+        return known[1] == content and known[0] == files.signature(file)
+
+    def _content(self, file: Path) -> bytes:
+        signature = files.signature(file)
+        known = self._known.get(file)
+        if known is not None and known[0] == signature:
+            return known[1]
+        content = file.read_bytes()
+        if signature is not None:
+            self._known[file] = (signature, content)
+        return content
+
+    def _remember(self, file: Path, content: bytes) -> None:
+        signature = files.signature(file)
+        if signature is not None:
+            self._known[file] = (signature, content)
+
+
+def _free(path: Path) -> Path:
+    """Return *path*, or the first of path.2, path.3, … that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = path.with_name(f"{path.name}.{number}")
+    return candidate

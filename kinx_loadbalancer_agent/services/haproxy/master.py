@@ -1,0 +1,57 @@
+"""The master CLI: reload, and the list of processes."""
+
+from pathlib import Path
+
+from kinx_loadbalancer_agent.errors import LoadRefused, NotProven, Unreachable
+from kinx_loadbalancer_agent.services.haproxy import facts
+from kinx_loadbalancer_agent.system import sockets
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline
+
+REEXECUTION_SECONDS = 1.0
+
+
+class Master:
+    """The master behind the socket *path* (HAProxy 2.6 management guide, 9.4)."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+
+    def processes(self, deadline: Deadline, patience_seconds: float = 0.0) -> facts.Master:
+        """Return master and workers.
+
+        patience_seconds: how long a refused connection is tried again, as the socket refuses
+        for some milliseconds while the master re-executes itself.
+        Raises Unreachable, TimedOut, or NotProven if the answer is none of ``show proc``.
+        """
+        patience = Deadline.after(self._clock, patience_seconds)
+        while True:
+            try:
+                answer = sockets.ask(self._path, "show proc", deadline.remaining(2.0))
+            except Unreachable:
+                if patience.has_passed or deadline.has_passed:
+                    raise
+            else:
+                found = facts.master(answer)
+                if found is not None:
+                    return found
+                if patience.has_passed or deadline.has_passed:
+                    raise NotProven(f"no answer to show proc: {answer[:200]!r}")
+            self._clock.sleep(0.005)
+
+    def reload(self, deadline: Deadline) -> None:
+        """Ask for a reload. Up to 2.6 no answer says whether it works: look for its effect.
+
+        Raises LoadRefused where the master answers that it failed (2.7 and later).
+        """
+        try:
+            answer = sockets.ask(
+                self._path, "reload", deadline.remaining(), effect="haproxy.reload"
+            )
+        except Unreachable as error:
+            # The connection may be cut by the re-execution it asked for.
+            if "reset" not in str(error).lower():
+                raise
+            answer = ""
+        if "Success=0" in answer:
+            raise LoadRefused(f"haproxy refuses to load: {answer.strip()[:500]}")

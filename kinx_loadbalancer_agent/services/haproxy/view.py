@@ -1,0 +1,273 @@
+"""What templates show: every value of a fragment, computed from the state. Pure.
+
+A view is made again only when one of its sources is another object than before, so that changing
+one member computes and renders one backend.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from kinx_loadbalancer_agent.engine.ports import Part, Target
+from kinx_loadbalancer_agent.model import rules
+from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
+from kinx_loadbalancer_agent.model.resources import (
+    HealthMonitor,
+    Listener,
+    LoadBalancer,
+    Member,
+    Pool,
+    Ref,
+    Resource,
+)
+from kinx_loadbalancer_agent.model.state import State
+from kinx_loadbalancer_agent.services.haproxy import shape
+from kinx_loadbalancer_agent.services.text import Templates
+
+BALANCE = {"ROUND_ROBIN": "roundrobin", "LEAST_CONNECTIONS": "leastconn", "SOURCE_IP": "source"}
+STICK_SIZE = "200k"
+STICK_EXPIRE = "1d"
+MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the configuration says of the node itself.
+
+    is_root: HAProxy drops its privileges and logs to ``/dev/log`` only when it starts as root.
+    """
+
+    node_name: str
+    admin_socket: Path
+    agent_socket: Path
+    default_connection_limit: int
+    is_root: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """The values of one fragment, and what the running process must show for it."""
+
+    values: Mapping[str, Any]
+    bind: tuple[str, int] | None = None
+    shows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a kind becomes a fragment: what its view is made from, and how.
+
+    sources: everything the view depends on, the node aside.
+    view: the view of those sources; None when nothing is rendered.
+    """
+
+    sources: Callable[[State, Any], tuple[Any, ...]]
+    view: Callable[..., View | None]
+
+
+def endpoint(address: str, port: int) -> str:
+    """Return *address* and *port* as HAProxy reads them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def shown_frontend(name: str, status: str, maxconn: int | str) -> str:
+    """Return a frontend as a line to compare."""
+    return f"{name} {status} {maxconn}"
+
+
+def shown_server(
+    backend: str, name: str, address: str, port: int | str, weight: int | str, *, disabled: bool
+) -> str:
+    """Return a server as a line to compare."""
+    mode = "maint" if disabled else "ready"
+    return f"{backend}/{name} {address} {port} {weight} {mode}"
+
+
+def _frontend_sources(state: State, listener: Listener) -> tuple[Any, ...]:
+    is_on = listener.enabled
+    if listener.loadbalancer_id is not None:
+        owner = state.get(Ref("loadbalancers", "", listener.loadbalancer_id))
+        is_on = is_on and (owner is None or cast(LoadBalancer, owner).enabled)
+    pool = rules.default_pool(state, listener)
+    backend = pool.backend if pool is not None and pool.enabled else None
+    return listener, is_on, rules.bind_address(state, listener), backend
+
+
+def _frontend(
+    node: Node, listener: Listener, is_on: bool, address: str, backend: str | None
+) -> View | None:
+    if not is_on:
+        return None
+    limit = listener.connection_limit
+    maxconn = node.default_connection_limit if limit == -1 else limit
+    values = {
+        "name": listener.id,
+        "log_option": "httplog" if listener.mode == "http" else "tcplog",
+        "maxconn": maxconn,
+        "bind": endpoint(address, listener.protocol_port),
+        "mode": listener.mode,
+        "default_backend": backend,
+    }
+    shows = (shown_frontend(listener.id, "OPEN", maxconn),)
+    return View({"frontend": values}, (address, listener.protocol_port), shows)
+
+
+def _backend_sources(state: State, pool: Pool) -> tuple[Any, ...]:
+    listeners = [*state.having("listeners", "default_pool_id", pool.id)]
+    if pool.listener_id is not None:
+        own = state.get(Ref("listeners", "", pool.listener_id))
+        listeners += [own] if own else []
+    addresses = [rules.bind_address(state, cast(Listener, found)) for found in listeners]
+    monitor = state.get(Ref("healthmonitors", "", pool.id))
+    is_ipv6 = any(":" in address for address in addresses if address)
+    return pool, monitor, state.table("members", pool.id), is_ipv6
+
+
+def _backend(
+    node: Node,
+    pool: Pool,
+    monitor: HealthMonitor | None,
+    members: Mapping[str, Member],
+    is_ipv6: bool,
+) -> View | None:
+    if not pool.enabled:
+        return None
+    if monitor is not None and not monitor.enabled:
+        monitor = None
+    by_cookie = pool.session_persistence is not None and (
+        pool.session_persistence.type == "HTTP_COOKIE"
+    )
+    ordered = [members[id] for id in sorted(members)]
+    values = {
+        "name": pool.backend,
+        "mode": pool.mode,
+        "balance": BALANCE[pool.lb_algorithm],
+        "stick": _stick(pool, is_ipv6),
+        "inserts_cookie": by_cookie,
+        "check": monitor and _check(monitor),
+        "servers": [_server(member, monitor, by_cookie) for member in ordered],
+    }
+    shows = tuple(
+        shown_server(
+            pool.backend,
+            member.id,
+            member.address,
+            member.protocol_port,
+            member.weight,
+            disabled=not member.enabled,
+        )
+        for member in ordered
+    )
+    return View({"backend": values}, shows=shows)
+
+
+def _stick(pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
+    """Return the stick table: of the cookie, else of the source; an inserted cookie needs none."""
+    persistence = pool.session_persistence
+    size = pool.stick_size or STICK_SIZE
+    expire = pool.stick_expire or STICK_EXPIRE
+    if persistence is not None and persistence.type == "HTTP_COOKIE":
+        return None
+    if persistence is not None and persistence.type == "APP_COOKIE":
+        cookie = persistence.cookie_name
+        return {"type": "string len 64", "size": size, "expire": expire, "cookie": cookie}
+    if persistence is None and pool.stick_size is None:
+        return None
+    # An ip table holds no IPv6 client; an ipv6 one holds both.
+    kind = "ipv6" if is_ipv6 else "ip"
+    return {"type": kind, "size": size, "expire": expire, "cookie": None}
+
+
+def _check(monitor: HealthMonitor) -> dict[str, Any]:
+    return {
+        "timeout_seconds": monitor.timeout,
+        "is_http": monitor.type in ("HTTP", "HTTPS"),
+        "is_tls_hello": monitor.type == "TLS-HELLO",
+        "method": monitor.http_method,
+        "path": monitor.url_path,
+        "codes": monitor.expected_codes,
+    }
+
+
+def _server(member: Member, monitor: HealthMonitor | None, by_cookie: bool) -> str:
+    """Return the words of a ``server`` line; many of them cost too much in a template."""
+    at = endpoint(member.address, member.protocol_port)
+    words = f"{member.id} {at} weight {member.weight}"
+    if by_cookie:
+        words += f" cookie {member.id}"
+    if monitor is not None:
+        fall, rise = monitor.max_retries_down, monitor.max_retries
+        words += f" check inter {monitor.delay}s fall {fall} rise {rise}"
+        if monitor.type == "HTTPS":
+            words += " check-ssl verify none"
+        if member.monitor_address is not None:
+            address = member.monitor_address
+            words += f" addr [{address}]" if ":" in address else f" addr {address}"
+        if member.monitor_port is not None:
+            words += f" port {member.monitor_port}"
+    if member.backup:
+        words += " backup"
+    if not member.enabled:
+        words += " disabled"
+    return words
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "listeners": Recipe(_frontend_sources, _frontend),
+    "pools": Recipe(_backend_sources, _backend),
+}
+
+
+class Renderer:
+    """States as targets. Keeps what it rendered, by the objects it was rendered from."""
+
+    def __init__(self, kinds: Kinds, templates: Templates, node: Node) -> None:
+        self._kinds = [kind for kind in kinds if kind.fragment]
+        self._templates = templates
+        self._node = node
+        self._kept: dict[str, tuple[tuple[Any, ...], Part | None]] = {}
+
+    def render(self, state: State, leave_out: frozenset[str] = frozenset()) -> Target:
+        """Return the configuration of *state* without the fragments *leave_out*."""
+        parts: dict[str, Part] = {}
+        for kind in self._kinds:
+            for resource in state.table(kind.name).values():
+                name = fragment_name(kind, resource)
+                part = self._part(kind, name, state, resource)
+                if part is not None and name not in leave_out:
+                    parts[name] = part
+        if len(self._kept) > 2 * len(parts) + 64:
+            self._kept = {name: self._kept[name] for name in parts}
+        return self._target(dict(sorted(parts.items())))
+
+    def _part(self, kind: Kind, name: str, state: State, resource: Resource) -> Part | None:
+        recipe = RECIPES.get(kind.name)
+        sources = recipe.sources(state, resource) if recipe else (resource,)
+        kept = self._kept.get(name)
+        # Tuples compare by identity before they compare by value.
+        if kept is not None and kept[0] == sources:
+            return kept[1]
+        view = recipe.view(self._node, *sources) if recipe else View({"resource": resource})
+        part = None
+        if view is not None:
+            assert kind.fragment is not None
+            content = MARK + self._templates.render(kind.fragment[1], view.values)
+            part = Part(content, view.bind, view.shows)
+        self._kept[name] = (sources, part)
+        return part
+
+    def _target(self, parts: dict[str, Part]) -> Target:
+        blank = self._global("")
+        digest = shape.digest({shape.GLOBAL: blank, **parts})
+        return Target({shape.GLOBAL: self._global(digest), **parts}, digest)
+
+    def _global(self, digest: str) -> Part:
+        view = {"node": self._node, "digest": digest}
+        return Part(MARK + self._templates.render("haproxy/global.cfg.j2", view))
+
+
+def fragment_name(kind: Kind, resource: Resource) -> str:
+    """Return the file name of the fragment that *resource* renders."""
+    assert kind.fragment is not None
+    return f"{kind.fragment[0]}{resource.ref.id}.cfg"

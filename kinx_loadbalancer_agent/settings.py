@@ -1,0 +1,161 @@
+"""Settings: one frozen value from the file, the environment and ``--root``. Faults come together.
+
+Every key has a line in ``etc/agent.toml`` with its default and unit.
+"""
+
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from kinx_loadbalancer_agent.errors import SettingsError
+
+CONFIG = Path("/etc/kinx_loadbalancer_agent/agent.toml")
+PREFIX = "KINX_"
+MAX_SOCKET_PATH = 97  # HAProxy binds a longer temporary name first; sun_path holds 108 (unix(7))
+UNSAFE = re.compile(r"[^A-Za-z0-9_./:@+-]")
+
+
+def _plain(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    if UNSAFE.search(str(path)):
+        raise ValueError("must consist of A-Z a-z 0-9 _ . / : @ + -")
+    return path
+
+
+def _short(path: Path) -> Path:
+    if len(str(path)) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"a path of {len(str(path))} characters; Unix sockets allow {MAX_SOCKET_PATH} here"
+        )
+    return path
+
+
+def _endpoint(value: str) -> str:
+    address, _, port = value.rpartition(":")
+    if not address or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise ValueError("must be ADDRESS:PORT")
+    return value
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_plain)]
+SocketPath = Annotated[Path, AfterValidator(_plain), AfterValidator(_short)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class AgentSettings(_Section):
+    """The agent itself."""
+
+    node_name: Name = Field(description="this node among its peers; default: the host name")
+    listen: Annotated[str, AfterValidator(_endpoint)] = "127.0.0.1:62000"
+    socket: SocketPath = Path("/run/kinx_loadbalancer_agent.sock")
+    state_directory: AbsolutePath = Path("/opt/kinx_loadbalancer_agent")
+    credentials: AbsolutePath = Path("/etc/kinx_loadbalancer_agent/credentials")
+    unknown_members: Literal["refuse", "warn"] = "refuse"
+
+    @property
+    def store(self) -> Path:
+        """The database."""
+        return self.state_directory / "state.db"
+
+    @property
+    def engine_lock(self) -> Path:
+        """Held by the worker that decides."""
+        return self.state_directory / "engine.lock"
+
+    @property
+    def serve_lock(self) -> Path:
+        """Held by the serving agent for its life."""
+        return self.state_directory / "serve.lock"
+
+
+class HaproxySettings(_Section):
+    """HAProxy and its files."""
+
+    program: str = "haproxy"
+    conf_d: AbsolutePath = Path("/etc/haproxy/conf.d")
+    extra_config: AbsolutePath | None = None
+    admin_socket: SocketPath = Path("/run/haproxy/admin.sock")
+    agent_socket: SocketPath = Path("/run/haproxy/kinx.sock")
+    master_socket: SocketPath = Path("/run/haproxy/master.sock")
+    default_connection_limit: Annotated[int, Field(ge=1, le=2_147_483_647)] = 12000
+
+
+class Settings(_Section):
+    """All settings."""
+
+    agent: AgentSettings
+    haproxy: HaproxySettings
+
+
+def load(
+    config: Path | None = None,
+    root: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+) -> Settings:
+    """Return the settings: defaults (under *root*), file, environment, *overrides*, in this order.
+
+    Raises SettingsError with every fault.
+    """
+    values = _defaults(root)
+    path = config or _under(root, CONFIG)
+    if config is not None or path.exists():
+        _merge(values, _read(path))
+    given: dict[str, dict[str, str]] = {}
+    for name, value in environment.items():
+        section, _, key = name.removeprefix(PREFIX).lower().partition("_")
+        if name.startswith(PREFIX) and section in Settings.model_fields:
+            given.setdefault(section, {})[key] = value
+    _merge(values, given)
+    _merge(values, overrides or {})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(
+            f"[{'.'.join(map(str, fault['loc'][:1]))}] {'.'.join(map(str, fault['loc'][1:]))}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False)
+        ) from error
+
+
+def _defaults(root: Path | None) -> dict[str, dict[str, Any]]:
+    host = re.sub(r"[^A-Za-z0-9_.:-]", "-", platform.node()).lstrip("-_.:")[:64]
+    values: dict[str, dict[str, Any]] = {"agent": {"node_name": host or "node"}, "haproxy": {}}
+    for section, model in (("agent", AgentSettings), ("haproxy", HaproxySettings)):
+        for key, declared in model.model_fields.items():
+            if isinstance(declared.default, Path):
+                values[section][key] = _under(root, declared.default)
+    return values
+
+
+def _under(root: Path | None, path: Path) -> Path:
+    return root.absolute() / path.relative_to("/") if root else path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise SettingsError([f"cannot read {path}: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([f"cannot read {path}: {error}"]) from error
+
+
+def _merge(values: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:
+    for section, keys in other.items():
+        if isinstance(keys, Mapping):
+            values.setdefault(section, {}).update(keys)
+        else:
+            values[section] = keys

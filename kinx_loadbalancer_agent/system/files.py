@@ -1,0 +1,134 @@
+"""Files, links and locks, each change one atomic step. Nothing else writes to the disk."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from kinx_loadbalancer_agent.errors import StateLocked
+from kinx_loadbalancer_agent.system import effects
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline
+
+Signature = tuple[int, int, int]
+
+
+def write(path: Path, content: bytes, *, mode: int, durable: bool = False) -> None:
+    """Put *content* at *path* in one step; a reader sees the old file or the new one.
+
+    The draft is a dotfile beside it: HAProxy's directory loading passes those over.
+    durable: True also survives a power cut (fsync of file and directory).
+    """
+    draft = path.with_name(f".{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        with open(descriptor, "wb", closefd=False) as stream:
+            stream.write(content)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    with effects.step(f"write {path.name}"):
+        os.rename(draft, path)
+    if durable:
+        _sync_directory(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make *target* another name of the file *source*."""
+    with effects.step(f"link {target.name}"):
+        os.link(source, target)
+
+
+def remove(path: Path) -> None:
+    """Remove the file *path*; a missing one is fine."""
+    with effects.step(f"remove {path.name}"):
+        path.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename *source* to *target*, on the same file system."""
+    with effects.step(f"move {source.name}"):
+        os.rename(source, target)
+
+
+def point(path: Path, target: str) -> None:
+    """Make *path* a symbolic link to *target* in one step, replacing the link that is there."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target)
+    with effects.step(f"point {path.name}"):
+        os.rename(draft, path)
+
+
+def empty(directory: Path, mode: int) -> None:
+    """Make *directory* exist, empty, with *mode*."""
+    with effects.step(f"empty {directory.name}"):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=mode, parents=True)
+        directory.chmod(mode)
+
+
+def make_directory(directory: Path, mode: int) -> None:
+    """Make *directory* and its parents exist; *mode* is that of a new one."""
+    if not directory.is_dir():
+        with effects.step(f"make {directory.name}"):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=mode, exist_ok=True)
+            directory.chmod(mode)
+
+
+def signature(path: Path) -> Signature | None:
+    """Return what changes when somebody edits *path*; None when there is no file."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+class Lock:
+    """An exclusive lock on a file, held until released or until every holder's process ended.
+
+    A forked child shares it: gunicorn's worker keeps its master's lock alive. Source: flock(2).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock if it is free, and say whether it is held now."""
+        if self._descriptor is not None:
+            return True
+        make_directory(self._path.parent, 0o700)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def take_or_fail(self, clock: Clock, patience_seconds: float = 0.0) -> None:
+        """Take the lock, waiting *patience_seconds*; raises StateLocked when it stays taken."""
+        deadline = Deadline.after(clock, patience_seconds)
+        while not self.take():
+            if deadline.has_passed:
+                raise StateLocked(str(self._path))
+            clock.sleep(0.05)
+
+    def release(self) -> None:
+        """Give the lock back; a lock that is not held is fine."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

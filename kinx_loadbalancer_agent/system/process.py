@@ -1,0 +1,63 @@
+"""Run a program to its end, bounded in time. Nothing else in the package starts a process."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from kinx_loadbalancer_agent.errors import ProgramMissing, TimedOut
+from kinx_loadbalancer_agent.system import effects
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a program ended: its status and what it printed; bytes that are no UTF-8 are replaced."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
+    """Run *argv* without a shell, in a session of its own, and return how it ended.
+
+    A session of its own keeps what the program leaves behind (``haproxy -D``) out of reach of
+    signals sent to the agent's process group. Its output goes to pipes, so a program that forks
+    into the background must close them, as HAProxy does.
+    Raises ProgramMissing if it cannot be started, TimedOut (and kills it) after *timeout_seconds*.
+    """
+    with effects.step(f"run {argv[0].rsplit('/', 1)[-1]}"):
+        try:
+            ended = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout_seconds,
+                start_new_session=True,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(argv[0], timeout_seconds) from error
+        except OSError as error:
+            raise ProgramMissing(argv[0], error.strerror or str(error)) from error
+    return Completed(
+        ended.returncode,
+        ended.stdout.decode(errors="replace"),
+        ended.stderr.decode(errors="replace"),
+    )
+
+
+def end(pid: int, timeout_seconds: float) -> None:
+    """End process *pid* by SIGTERM, by SIGKILL after *timeout_seconds*; an ended one is fine."""
+    try:
+        process = psutil.Process(pid)
+        with effects.step("end process"):
+            process.terminate()
+            try:
+                process.wait(timeout_seconds)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(timeout_seconds)
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,108 @@
+"""Ask a Unix socket, try a TCP address, list what listens. Nothing else opens a socket."""
+
+import errno
+import socket
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from netaddr import IPAddress
+
+from kinx_loadbalancer_agent.errors import TimedOut, Unreachable
+from kinx_loadbalancer_agent.system import effects
+
+Endpoint = tuple[str, int]
+
+LISTEN = "0A"  # include/net/tcp_states.h
+
+
+def ask(path: Path, command: str, timeout_seconds: float, *, effect: str | None = None) -> str:
+    """Send *command* to the Unix socket *path* and return the whole answer.
+
+    effect: the name of the step when the command changes something.
+    The sending side is closed after the command: HAProxy's master CLI keeps the connection open
+    for ever otherwise (measured on 2.6.12).
+    Raises Unreachable if nobody listens or the peer hangs up, TimedOut after *timeout_seconds*.
+    """
+    if effect is None:
+        return _ask(path, command, timeout_seconds)
+    with effects.step(effect):
+        return _ask(path, command, timeout_seconds)
+
+
+def _ask(path: Path, command: str, timeout_seconds: float) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.settimeout(timeout_seconds)
+        try:
+            peer.connect(str(path))
+            peer.sendall(command.encode() + b"\n")
+            peer.shutdown(socket.SHUT_WR)
+            answer = bytearray()
+            while block := peer.recv(65536):
+                answer += block
+        except TimeoutError as error:
+            raise TimedOut(str(path), timeout_seconds) from error
+        except OSError as error:
+            raise Unreachable(str(path), error.strerror or str(error)) from error
+    return answer.decode(errors="replace")
+
+
+def bind_error(endpoint: Endpoint, *, share_port: bool = False) -> OSError | None:
+    """Return what keeps this process from binding *endpoint*, None when nothing does.
+
+    share_port: True tries with SO_REUSEPORT, the way a new HAProxy worker binds beside the old.
+    Nothing listens meanwhile, so no client ever connects to the attempt.
+    """
+    address, port = endpoint
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share_port:
+                attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                attempt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            attempt.bind((address, port))
+    except OSError as error:
+        return error
+    return None
+
+
+def is_in_use(error: OSError) -> bool:
+    """True when *error* says that somebody else holds the address and port."""
+    return error.errno == errno.EADDRINUSE
+
+
+def listening() -> Counter[Endpoint]:
+    """Return how many sockets LISTEN on each address and port of this network namespace.
+
+    Source: proc(5), /proc/net/tcp and /proc/net/tcp6; addresses are in host byte order.
+    """
+    found: Counter[Endpoint] = Counter()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        for line in lines:
+            _, local, _, state, _ = line.split(maxsplit=4)
+            if state == LISTEN:
+                address, port = local.split(":")
+                found[_address(address), int(port, 16)] += 1
+    return found
+
+
+def held_by(pid: int) -> frozenset[Endpoint]:
+    """Return the addresses and ports that process *pid* listens on; empty when it has ended."""
+    try:
+        found = psutil.Process(pid).net_connections(kind="tcp")
+    except psutil.Error:
+        return frozenset()
+    return frozenset(
+        (str(IPAddress(c.laddr.ip)), c.laddr.port) for c in found if c.status == psutil.CONN_LISTEN
+    )
+
+
+def _address(digits: str) -> str:
+    words = [bytes.fromhex(digits[at : at + 8])[::-1] for at in range(0, len(digits), 8)]
+    return str(IPAddress(int.from_bytes(b"".join(words), "big"), 4 if len(words) == 1 else 6))
