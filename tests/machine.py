@@ -56,12 +56,22 @@ class Reply:
         return json.loads(self.body)
 
 
+class QuietServer(ThreadingHTTPServer):
+    """A server that does not mind clients who hang up, as HAProxy's checks do."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 class Backend:
     """An HTTP server that answers every GET with its name."""
 
     def __init__(self, name: str, address: str = "127.0.0.1") -> None:
         self.name, self.address, self.port = name, address, free_port(address)
-        self._server = ThreadingHTTPServer((address, self.port), self._handler())
+        self._server = QuietServer((address, self.port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.daemon = True
         self._thread.start()
