@@ -162,8 +162,8 @@ class CheckRefused(ApplyError):
 class CannotBind(ApplyError):
     """HAProxy could not bind: *reasons* by the fragment that asks for the address."""
 
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__("; ".join(sorted(set(reasons.values()))))
+    def __init__(self, reasons: Mapping[str, Fault]) -> None:
+        super().__init__("; ".join(sorted({fault.detail for fault in reasons.values()})))
         self.reasons = reasons
 
 

@@ -3,7 +3,7 @@
 It knows documents, intents and answers, and no kind by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
@@ -12,11 +12,12 @@ from kinx_loadbalancer_agent.api import bodies, conditional
 from kinx_loadbalancer_agent.api.documents import DOCUMENTS, Document
 from kinx_loadbalancer_agent.api.documents.document import Read
 from kinx_loadbalancer_agent.api.problems import respond
-from kinx_loadbalancer_agent.engine.engine import Answer, Engine
+from kinx_loadbalancer_agent.engine.batch import Answer
+from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.errors import Malformed, NotFound, PreconditionFailed
 from kinx_loadbalancer_agent.model.intents import Delete, Intent, Operation, etag
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
-from kinx_loadbalancer_agent.model.resources import Ref, Resource
+from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
 
 MAX_PAGE = 10_000
@@ -64,12 +65,8 @@ class _Views:
         limit = arguments.get("limit", str(MAX_PAGE))
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
             raise Malformed(f"limit must be 1 to {MAX_PAGE}")
-        if self._kind.named_by or not self._kind.parent:
-            resources: Mapping[str, Resource] = {found.ref.id: found for found in table.values()}
-        else:
-            resources = table
-        ids = [id for id in sorted(resources) if id > arguments.get("marker", "")]
-        page = [resources[id].published(state) for id in ids[: int(limit)]]
+        ids = [id for id in sorted(table) if id > arguments.get("marker", "")]
+        page = [table[id].published(state) for id in ids[: int(limit)]]
         return respond({self._kind.name: page})
 
     def show(self, id: str, parent: str = "") -> Response:

@@ -58,5 +58,7 @@ class Conditions:
     def published(self) -> list[dict[str, Any]]:
         """Return all conditions: what is wrong first, then by type."""
         order = {"error": 0, "warning": 1, "info": 2}
-        found = sorted(self._conditions.values(), key=lambda c: (order[c.severity], c.type))
+        with self._lock:
+            conditions = list(self._conditions.values())
+        found = sorted(conditions, key=lambda c: (order[c.severity], c.type))
         return [asdict(condition) for condition in found]

@@ -8,7 +8,6 @@ must never know what the proxy is.
 import errno
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,20 @@ from typing import Any
 import structlog
 
 from kinx_loadbalancer_agent.engine import store as stores
+from kinx_loadbalancer_agent.engine.batch import Answer, Batch, Laps, Settled, Ticket
 from kinx_loadbalancer_agent.engine.conditions import Conditions
 from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy
 from kinx_loadbalancer_agent.errors import (
     AgentError,
     ApplyError,
-    CannotBind,
-    CheckRefused,
-    Conflict,
-    Fault,
-    LoadRefused,
-    Refusal,
     StateError,
     StateFull,
     TimedOut,
     Unavailable,
-    Unprocessable,
 )
-from kinx_loadbalancer_agent.model.intents import Folded, Intent, fold
+from kinx_loadbalancer_agent.model.intents import Intent
 from kinx_loadbalancer_agent.model.kinds import Kinds
+from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 from kinx_loadbalancer_agent.system.files import Lock
@@ -51,74 +45,6 @@ SCAN_SECONDS = 2.0
 MAX_BACK_OFF_SECONDS = 4.0
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What became of an accepted intent.
-
-    state: the one the answer is true of, so that it can be published without looking again.
-    timing: milliseconds by phase, in order.
-    """
-
-    folded: Folded
-    state: State
-    applied: Applied
-    change: int
-    timing: dict[str, float]
-
-
-@dataclass(eq=False)
-class _Ticket:
-    """An intent that waits, and its answer."""
-
-    intent: Intent
-    submitted_at: float
-    answered: threading.Event = field(default_factory=threading.Event)
-    answer: Answer | AgentError | None = None
-
-    def say(self, answer: Answer | AgentError) -> None:
-        if self.answer is None:
-            self.answer = answer
-            self.answered.set()
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A ticket folded: the states before and after it."""
-
-    ticket: _Ticket
-    before: State
-    after: State
-    folded: Folded
-
-
-@dataclass(frozen=True)
-class _Settled:
-    """What a batch comes to: the steps that may go, the state they end in, the plan for it."""
-
-    steps: tuple[_Step, ...]
-    state: State
-    plan: Plan
-    left_out: frozenset[str]
-
-    def before(self, extra: "_Settled") -> "_Settled":
-        """Return both, *extra* having been settled on top of this one."""
-        return _Settled(self.steps + extra.steps, extra.state, extra.plan, extra.left_out)
-
-
-class _Laps:
-    """Milliseconds by phase."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last = clock.monotonic()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = self._clock.monotonic()
-        self.laps[name] = self.laps.get(name, 0.0) + 1000 * (now - self._last)
-        self._last = now
-
-
 class Engine:
     """The one place where a change is decided, made live and kept."""
 
@@ -131,7 +57,7 @@ class Engine:
         self._lock = lock
         self._clock = clock
         self._mutex = threading.Condition()
-        self._queue: list[_Ticket] = []
+        self._queue: list[Ticket] = []
         self._waiting = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -139,6 +65,7 @@ class Engine:
         self._state: State | None = None
         self._generation = 0
         self._observed_generation = 0
+        self._left_out: frozenset[Ref] = frozenset()
         self._failures = 0
         self._not_before = 0.0
         self._next_look = 0.0
@@ -169,7 +96,7 @@ class Engine:
         Raises the Refusal it earned, Unavailable when it was not taken up or not carried out in
         time, StateFull when the disk is.
         """
-        ticket = _Ticket(intent, self._clock.monotonic())
+        ticket = Ticket(intent, self._clock.monotonic())
         with self._mutex:
             if self._waiting >= MAX_WAITING or self._stopping:
                 raise Unavailable("too many changes wait already")
@@ -198,13 +125,14 @@ class Engine:
         found = stores.read_change(self._path, generation)
         if found is None:
             return None
-        live = generation <= self._observed_generation
-        failed = not live and self._failures > 0
-        reason = "" if live else self.conditions.message("Applied")
-        return found | {
-            "state": "applied" if live else "failed" if failed else "pending",
-            "reason": reason,
-        }
+        left_out = {(ref.kind, ref.id) for ref in self._left_out}
+        if any((named["kind"], named["id"]) in left_out for named in found["objects"]):
+            message = self.conditions.message("ListenersBound")
+            return found | {"state": "failed", "reason": message}
+        if generation <= self._observed_generation:
+            return found | {"state": "applied", "reason": ""}
+        state = "failed" if self._failures else "pending"
+        return found | {"state": state, "reason": self.conditions.message("Applied")}
 
     def status(self) -> dict[str, Any]:
         """Return ``/api/status`` as far as it is known."""
@@ -239,31 +167,26 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            if self._take_over():
-                while not self._stopping:
-                    self._turn()
+            self._take_over()
+            while not self._stopping:
+                self._turn()
+        except (StateError, OSError) as error:
+            self.conditions.set("Ready", "False", "StateUnusable", str(error), "error")
+            log.error("state cannot be used", error=str(error))
         finally:
             self._give_back()
 
-    def _take_over(self) -> bool:
+    def _take_over(self) -> None:
         self.conditions.set("Ready", "False", "TakingOver", "taking over the state", "warning")
         while not self._lock.take():
             if self._stopping:
-                return False
+                return
             self._clock.sleep(0.01)
-        try:
-            self._store = stores.Store(self._path, self._kinds)
-            state, self._generation = self._store.load()
-        except StateError as error:
-            self.conditions.set("Ready", "False", "StateUnusable", str(error), "error")
-            log.error("state cannot be used", error=str(error))
-            return False
-        self._observed_generation = 0
-        self._state = state
+        self._store = stores.Store(self._path, self._kinds)
+        self._state, self._generation = self._store.load()
         self._batch([])
         self.conditions.set("Ready", "True", "Serving", "changes are accepted")
         log.info("state taken over", generation=self._generation)
-        return True
 
     def _give_back(self) -> None:
         with self._mutex:
@@ -294,7 +217,7 @@ class Engine:
                 known = len(self._queue)
                 self._mutex.wait(deadline.remaining(LINGER_SECONDS))
 
-    def _withdraw(self, ticket: _Ticket) -> bool:
+    def _withdraw(self, ticket: Ticket) -> bool:
         with self._mutex:
             if ticket in self._queue:
                 self._queue.remove(ticket)
@@ -303,7 +226,7 @@ class Engine:
 
     # --- a batch ----------------------------------------------------------------------------
 
-    def _batch(self, tickets: Sequence[_Ticket]) -> bool:
+    def _batch(self, tickets: Sequence[Ticket]) -> bool:
         """Carry out *tickets*, or look after the machine when there are none.
 
         Says whether the proxy was reloaded. Every ticket has its answer afterwards.
@@ -327,7 +250,7 @@ class Engine:
             self._failed(AgentError("internal error"))
         return False
 
-    def _say(self, tickets: Iterable[_Ticket], answer: AgentError) -> None:
+    def _say(self, tickets: Iterable[Ticket], answer: AgentError) -> None:
         for ticket in tickets:
             ticket.say(answer)
 
@@ -336,12 +259,13 @@ class Engine:
         wait = min(MAX_BACK_OFF_SECONDS, 0.25 * 2**self._failures)
         self._failures += 1
         self._not_before = self._clock.monotonic() + wait
-        hung = isinstance(error, TimedOut)
-        reason = "NoAnswer" if hung else type(error).__name__
+        reason = type(error).__name__
+        if isinstance(error, TimedOut):
+            self.conditions.set("HaproxyRunning", "Unknown", reason, str(error), "error")
         if self.conditions.set("Applied", "False", reason, str(error), "error"):
             log.warning("cannot apply, will retry", error=str(error), wait_seconds=wait)
 
-    def _carry_out(self, tickets: Sequence[_Ticket]) -> bool:
+    def _carry_out(self, tickets: Sequence[Ticket]) -> bool:
         now = self._clock.monotonic()
         is_look = not tickets
         thorough = is_look and now >= self._next_scan
@@ -350,156 +274,41 @@ class Engine:
             if now < self._not_before:
                 return False
         deadline = Deadline.after(self._clock, BATCH_SECONDS)
-        laps = _Laps(self._clock)
+        laps = Laps(self._clock)
         observation = self._proxy.observe(deadline, thorough=thorough)
         laps.lap("observe")
-        settled = self._settle(self.state, tickets, observation, deadline, laps)
-        if thorough:
-            self._next_scan = now + SCAN_SECONDS
-            self._scanned(settled.plan)
-        applied, settled = self._activate(settled, observation, deadline, laps, is_look=is_look)
+        batch = Batch(self._kinds, self._proxy, self.state, observation, deadline, laps)
+        settled = batch.settle(tickets)
+        if is_look and self._finds_drift(settled.plan, observation, thorough=thorough):
+            # What a quick look finds, a thorough one can name.
+            self._next_scan = 0.0
+            return self._carry_out(tickets)
+        applied, settled = batch.activate(settled, may_start=is_look)
         self._commit(settled, applied, deadline)
         laps.lap("commit")
         self._conclude(settled, applied, laps, now)
         return applied.by == "reload"
 
-    def _scanned(self, plan: Plan) -> None:
-        """Say what a thorough look found; what differs although it was live once is drift."""
+    def _finds_drift(self, plan: Plan, observation: Observation, *, thorough: bool) -> bool:
+        """Say what a look found, and return whether a thorough one must follow.
+
+        What differs in a running process although it was live once is drift.
+        """
+        is_drift = not plan.is_empty and observation.is_running and self.conditions.holds("Applied")
+        if not thorough:
+            return is_drift
+        self._next_scan = self._clock.monotonic() + SCAN_SECONDS
         self._last_scan = self._clock.time()
-        if plan.is_empty:
-            self._repaired = self._found
-            self.conditions.set("Drift", "False", "None", "nothing was changed behind the agent")
-        elif self.conditions.holds("Applied"):
+        if is_drift:
             self._found += 1
             self.conditions.set("Drift", "True", "Foreign", plan.because, "warning")
             log.warning("drift found", what=plan.because)
+        elif plan.is_empty:
+            self._repaired = self._found
+            self.conditions.set("Drift", "False", "None", "nothing was changed behind the agent")
+        return False
 
-    def _fold(self, base: State, tickets: Sequence[_Ticket]) -> tuple[State, tuple[_Step, ...]]:
-        """Fold *tickets* over *base* in order; the refused are answered and left out."""
-        state, steps = base, []
-        for ticket in tickets:
-            try:
-                after, folded = fold(state, ticket.intent, self._kinds)
-            except Refusal as error:
-                ticket.say(error)
-                continue
-            steps.append(_Step(ticket, state, after, folded))
-            state = after
-        return state, tuple(steps)
-
-    def _settle(
-        self,
-        base: State,
-        tickets: Sequence[_Ticket],
-        observation: Observation,
-        deadline: Deadline,
-        laps: _Laps,
-    ) -> _Settled:
-        """Fold and check until what is left is accepted; the refused are answered.
-
-        A fragment that is named belongs to the steps that wrote it: they are refused and the
-        rest is folded again. When nobody is named, halves are settled one after the other, which
-        ends at single steps. A fragment that no step wrote and that cannot be bound is left out.
-        """
-        left_out: frozenset[str] = frozenset()
-        while True:
-            state, steps = self._fold(base, tickets)
-            plan = self._proxy.plan(self._proxy.render(state, left_out), observation)
-            laps.lap("fold")
-            try:
-                if not plan.is_empty:
-                    self._proxy.check(plan, deadline)
-                return _Settled(steps, state, plan, left_out)
-            except CannotBind as error:
-                guilty = self._writers(steps, frozenset(error.reasons))
-                for step, names in guilty.items():
-                    reasons = "; ".join(error.reasons[name] for name in sorted(names))
-                    fault = Fault("/protocol_port", reasons, is_conflict=True)
-                    step.ticket.say(Conflict(reasons, [fault]))
-                left_out |= frozenset(error.reasons) if not guilty else frozenset()
-            except CheckRefused as error:
-                guilty = self._writers(steps, error.fragments)
-                if not guilty:
-                    return self._search(base, steps, error, observation, deadline, laps)
-                for step in guilty:
-                    step.ticket.say(Unprocessable(str(error), [Fault("", error.words)]))
-            finally:
-                laps.lap("check")
-            tickets = [step.ticket for step in steps if step not in guilty]
-
-    def _search(
-        self,
-        base: State,
-        steps: Sequence[_Step],
-        error: CheckRefused,
-        observation: Observation,
-        deadline: Deadline,
-        laps: _Laps,
-    ) -> _Settled:
-        """Settle *steps* when HAProxy names none of them."""
-        tickets = [step.ticket for step in steps]
-        if len(tickets) > 1:
-            half = len(tickets) // 2
-            first = self._settle(base, tickets[:half], observation, deadline, laps)
-            rest = self._settle(first.state, tickets[half:], observation, deadline, laps)
-            return first.before(rest)
-        plan = self._proxy.plan(self._proxy.render(base), observation)
-        if not tickets or not plan.is_empty:
-            self._proxy.check(plan, deadline)  # without the step: when refused, it is not its fault
-        for ticket in tickets:
-            ticket.say(Unprocessable(str(error), [Fault("", error.words)]))
-        return self._settle(base, [], observation, deadline, laps)
-
-    def _writers(
-        self, steps: Sequence[_Step], fragments: frozenset[str]
-    ) -> dict[_Step, frozenset[str]]:
-        """Return the steps that changed any of *fragments*, with those they changed."""
-        writers = {}
-        for step in steps if fragments else ():
-            before = self._proxy.render(step.before).parts
-            after = self._proxy.render(step.after).parts
-            names = frozenset(name for name in fragments if before.get(name) != after.get(name))
-            if names:
-                writers[step] = names
-        return writers
-
-    def _activate(
-        self,
-        settled: _Settled,
-        observation: Observation,
-        deadline: Deadline,
-        laps: _Laps,
-        *,
-        is_look: bool,
-    ) -> tuple[Applied, _Settled]:
-        """Make the plan live; after a refusal by load, once more without the new addresses."""
-        if settled.plan.is_empty:
-            live = observation.is_running
-            because = "it is what runs already" if live else "HAProxy is not running"
-            return Applied("none", because, observation.worker_pid, live), settled
-        try:
-            applied = self._proxy.activate(settled.plan, deadline, may_start=is_look)
-        except LoadRefused as error:
-            added = [step for step in settled.steps if self._adds_bind(step)]
-            if not added:
-                raise
-            for step in added:
-                fault = Fault("/protocol_port", str(error), is_conflict=True)
-                step.ticket.say(Conflict(str(error), [fault]))
-            rest = [step.ticket for step in settled.steps if step not in added]
-            settled = self._settle(self.state, rest, observation, deadline, laps)
-            if settled.plan.is_empty:
-                return Applied("none", str(error), observation.worker_pid, True), settled
-            applied = self._proxy.activate(settled.plan, deadline, may_start=False)
-        finally:
-            laps.lap("activate")
-        return applied, settled
-
-    def _adds_bind(self, step: _Step) -> bool:
-        before = set(self._proxy.render(step.before).binds.values())
-        return not set(self._proxy.render(step.after).binds.values()) <= before
-
-    def _commit(self, settled: _Settled, applied: Applied, deadline: Deadline) -> None:
+    def _commit(self, settled: Settled, applied: Applied, deadline: Deadline) -> None:
         """Keep what changed; when that fails, the proxy goes back to what is kept."""
         requested_at = timestamp(self._clock.time())
         records, generation = [], self._generation
@@ -537,12 +346,13 @@ class Engine:
         except ApplyError as error:  # the next look repairs it
             log.error("cannot put back", error=str(error), because=applied.because)
 
-    def _conclude(self, settled: _Settled, applied: Applied, laps: _Laps, taken_at: float) -> None:
+    def _conclude(self, settled: Settled, applied: Applied, laps: Laps, taken_at: float) -> None:
         """Say what is true now: conditions, then one answer each."""
-        is_live = applied.is_live and not settled.left_out
-        if is_live:
+        if applied.is_live:
             self._observed_generation = self._generation
-        self._state_conditions(settled, applied)
+        full = self._proxy.render(settled.state).parts
+        self._left_out = frozenset(full[name].owner for name in settled.left_out)
+        self._state_conditions(applied)
         change = self._generation - sum(bool(step.folded.changes) for step in settled.steps)
         for step in settled.steps:
             changed = bool(step.folded.changes)
@@ -552,28 +362,28 @@ class Engine:
                 done = Applied("none", "the same content is there already", applied.pid, True)
             queue = {"queue": 1000 * (taken_at - step.ticket.submitted_at)}
             number = change if changed else self._generation
-            done = done if is_live else Applied(done.by, done.because, done.pid, False)
+            if step.folded.subject in self._left_out:
+                done = Applied("none", self.conditions.message("ListenersBound"), None, False)
             answer = Answer(step.folded, settled.state, done, number, queue | laps.laps)
             step.ticket.say(answer)
 
-    def _state_conditions(self, settled: _Settled, applied: Applied) -> None:
+    def _state_conditions(self, applied: Applied) -> None:
         state = self.conditions
         if applied.is_live:
             state.set("HaproxyRunning", "True", "Answers", f"worker {applied.pid} answers")
         else:
             state.set("HaproxyRunning", "False", "NotRunning", applied.because, "error")
-        if settled.left_out:
-            names = ", ".join(sorted(settled.left_out))
-            state.set("ListenersBound", "False", "CannotBind", f"left out: {names}", "error")
+        if self._left_out:
+            names = ", ".join(str(owner) for owner in sorted(self._left_out))
+            message = f"cannot bind, left out until it can: {names}"
+            state.set("ListenersBound", "False", "CannotBind", message, "error")
         else:
             state.set("ListenersBound", "True", "Bound", "every listener can be bound")
-        if applied.is_live and not settled.left_out:
+        if applied.is_live:
             state.set("Applied", "True", "Live", "HAProxy runs what was asked for")
             self._failures = 0
-        elif not applied.is_live:
-            state.set("Applied", "False", "HaproxyNotRunning", applied.because, "error")
         else:
-            state.set("Applied", "False", "CannotBind", "some listeners are left out", "error")
+            state.set("Applied", "False", "HaproxyNotRunning", applied.because, "error")
 
 
 def timestamp(seconds: float) -> str:

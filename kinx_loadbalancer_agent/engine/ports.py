@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Deadline
 
@@ -12,11 +13,13 @@ from kinx_loadbalancer_agent.system.clock import Deadline
 class Part:
     """One fragment of a configuration, and what the running process must show for it.
 
+    owner: the resource that renders it.
     bind: the address and port it asks for.
     shows: a line for each frontend and server, as the process would describe them.
     """
 
     content: bytes
+    owner: Ref
     bind: tuple[str, int] | None = None
     shows: tuple[str, ...] = ()
 

@@ -60,8 +60,6 @@ def bind_error(endpoint: Endpoint, *, share_port: bool = False) -> OSError | Non
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if share_port:
                 attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                attempt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             attempt.bind((address, port))
     except OSError as error:
         return error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from netaddr import IPAddress, IPNetwork, IPSet
 
-from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, ProgramMissing
+from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, Fault, ProgramMissing
 from kinx_loadbalancer_agent.services.haproxy.view import endpoint
 from kinx_loadbalancer_agent.system import process, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline
@@ -58,14 +58,16 @@ def addresses(
     for name, (address, port) in new.items():
         where = endpoint(address, port)
         if IPAddress(address) not in local and not _is_wildcard(address):
-            reasons[name] = f"cannot bind {where}: the address is not on this host"
+            detail = f"cannot bind {where}: the address is not on this host"
+            reasons[name] = Fault("/vip_address", detail, is_conflict=True)
             continue
         error = sockets.bind_error((address, port))
         if error and sockets.is_in_use(error) and port in held_ports:
             # Our own worker may hold the port on another address that overlaps.
             error = sockets.bind_error((address, port), share_port=True)
         if error:
-            reasons[name] = f"cannot bind {where}: {os.strerror(error.errno or 0).lower()}"
+            detail = f"cannot bind {where}: {os.strerror(error.errno or 0).lower()}"
+            reasons[name] = Fault("/protocol_port", detail, is_conflict=True)
     if reasons:
         raise CannotBind(reasons)
 

@@ -227,9 +227,12 @@ class Renderer:
         self._templates = templates
         self._node = node
         self._kept: dict[str, tuple[tuple[Any, ...], Part | None]] = {}
+        self._last: tuple[State, frozenset[str], Target] | None = None
 
     def render(self, state: State, leave_out: frozenset[str] = frozenset()) -> Target:
         """Return the configuration of *state* without the fragments *leave_out*."""
+        if self._last is not None and self._last[0] is state and self._last[1] == leave_out:
+            return self._last[2]
         parts: dict[str, Part] = {}
         for kind in self._kinds:
             for resource in state.table(kind.name).values():
@@ -239,7 +242,9 @@ class Renderer:
                     parts[name] = part
         if len(self._kept) > 2 * len(parts) + 64:
             self._kept = {name: self._kept[name] for name in parts}
-        return self._target(dict(sorted(parts.items())))
+        target = self._target(dict(sorted(parts.items())))
+        self._last = (state, leave_out, target)
+        return target
 
     def _part(self, kind: Kind, name: str, state: State, resource: Resource) -> Part | None:
         recipe = RECIPES.get(kind.name)
@@ -253,7 +258,7 @@ class Renderer:
         if view is not None:
             assert kind.fragment is not None
             content = MARK + self._templates.render(kind.fragment[1], view.values)
-            part = Part(content, view.bind, view.shows)
+            part = Part(content, resource.ref, view.bind, view.shows)
         self._kept[name] = (sources, part)
         return part
 
@@ -264,7 +269,8 @@ class Renderer:
 
     def _global(self, digest: str) -> Part:
         view = {"node": self._node, "digest": digest}
-        return Part(MARK + self._templates.render("haproxy/global.cfg.j2", view))
+        content = MARK + self._templates.render("haproxy/global.cfg.j2", view)
+        return Part(content, Ref("node", "", self._node.node_name))
 
 
 def fragment_name(kind: Kind, resource: Resource) -> str:
