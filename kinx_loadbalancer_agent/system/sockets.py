@@ -1,5 +1,6 @@
 """Ask a Unix socket, try a TCP address, list what listens. Nothing else opens a socket."""
 
+import contextlib
 import errno
 import socket
 from collections import Counter
@@ -74,17 +75,18 @@ def is_in_use(error: OSError) -> bool:
 def listening() -> Counter[Endpoint]:
     """Return how many sockets LISTEN on each address and port of this network namespace.
 
-    Source: proc(5), /proc/net/tcp and /proc/net/tcp6; addresses are in host byte order.
+    The kernel lists listening sockets before all others, so that a look costs the same on a node
+    with a hundred thousand connections. Source: proc(5), /proc/net/tcp and /proc/net/tcp6;
+    addresses are in host byte order.
     """
     found: Counter[Endpoint] = Counter()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except FileNotFoundError:  # a kernel without IPv6
-            continue
-        for line in lines:
-            _, local, _, state, _ = line.split(maxsplit=4)
-            if state == LISTEN:
+        with contextlib.suppress(FileNotFoundError), open(table) as lines:  # no IPv6 in the kernel
+            next(lines)
+            for line in lines:
+                _, local, _, state, _ = line.split(maxsplit=4)
+                if state != LISTEN:
+                    break
                 address, port = local.split(":")
                 found[_address(address), int(port, 16)] += 1
     return found
