@@ -1,12 +1,16 @@
 """The composition root: settings → services → engine → Flask, and how gunicorn serves it."""
 
+import contextlib
 import re
 import uuid
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
 from gunicorn.app.base import BaseApplication
+from gunicorn.http import errors as http_errors
+from gunicorn.workers.gthread import ThreadWorker
 
 from kinx_loadbalancer_agent.api import auth, health, problems, resources, status
 from kinx_loadbalancer_agent.api.bodies import MAX_BYTES
@@ -18,7 +22,14 @@ from kinx_loadbalancer_agent.settings import Settings
 from kinx_loadbalancer_agent.system.clock import Clock, SystemClock
 from kinx_loadbalancer_agent.system.files import Lock
 
+log = structlog.get_logger()
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+UNREADABLE = (
+    (http_errors.LimitRequestLine, 414),
+    (http_errors.LimitRequestHeaders, 431),
+    (http_errors.ParseException, 400),
+)
 THREADS = 64
 GRACEFUL_SECONDS = 20
 
@@ -71,6 +82,7 @@ def build_app(
     app.url_map.strict_slashes = False
     app.before_request(_identify)
     problems.register(app)
+    app.register_error_handler(http_errors.ParseException, _unreadable_body)
     credentials = auth.Credentials(settings.agent.credentials)
     auth.register(app, credentials, clock or SystemClock())
     kinds = kinds or Kinds()
@@ -90,6 +102,10 @@ def _identify() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
+def _unreadable_body(error: http_errors.ParseException) -> Response:
+    return problems.problem(400, str(error))
+
+
 def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     response.headers["Cache-Control"] = "no-cache"
@@ -97,6 +113,23 @@ def _finish(response: Response) -> Response:
         response.status_code = 204
         response.set_data(b"")
     return response
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gunicorn's worker, whose own refusals of what is no HTTP are problems too, not HTML."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        status = next((code for kind, code in UNREADABLE if isinstance(exc, kind)), 500)
+        detail = str(exc) if status < 500 else problems.OUR_BUG
+        body = problems.text(problems.document(status, detail, uuid.uuid4().hex)).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        log.warning("request unreadable", status=status, error=str(exc))
+        with contextlib.suppress(OSError):
+            client.settimeout(1.0)
+            client.sendall(head.encode() + body)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -114,7 +147,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": [listen, f"unix:{socket}"],
             "umask": 0o177,  # of the Unix socket: its mode is the permission
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "threads": THREADS,
             "keepalive": 75,
             "max_requests": 0,

@@ -31,9 +31,28 @@ OUR_BUG = "internal error; the log has it under the request id"
 def respond(
     body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """Return *body* as a response."""
+    return Response(text(body), status, dict(headers or {}), mimetype="application/json")
+
+
+def text(body: Mapping[str, Any]) -> str:
     """Return *body* as indented JSON with a final newline: people read it with curl."""
-    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
-    return Response(text, status, dict(headers or {}), mimetype="application/json")
+    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+
+def document(
+    status: int, detail: str, request_id: str, faults: tuple[errors.Fault, ...] = ()
+) -> dict[str, Any]:
+    """Return the problem *detail* with the title that RFC 9110 gives *status*."""
+    return {
+        "type": "about:blank",
+        "title": status_map[status].title if status in status_map else "Error",
+        "status": status,
+        "detail": detail,
+        "instance": f"urn:request:{request_id}",
+        "errors": [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
+        "faultstring": detail,
+    }
 
 
 def problem(
@@ -44,18 +63,9 @@ def problem(
     members: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the problem *detail* with the title that RFC 9110 gives *status*."""
-    body = {
-        "type": "about:blank",
-        "title": status_map[status].title if status in status_map else "Error",
-        "status": status,
-        "detail": detail,
-        "instance": f"urn:request:{g.get('request_id', '')}",
-        "errors": [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
-        "faultstring": detail,
-        **(members or {}),
-    }
-    response = respond(body, status, headers)
+    """Return the problem *detail* as a response."""
+    body = document(status, detail, g.get("request_id", ""), faults)
+    response = respond({**body, **(members or {})}, status, headers)
     response.mimetype = "application/problem+json"
     return response
 
