@@ -6,6 +6,7 @@ Every route but ``/healthz`` asks. This module must never keep or log a secret.
 import hashlib
 import hmac
 import secrets
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,20 +86,22 @@ class WrongGuesses:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._times: dict[str, list[float]] = {}
 
     def count(self, address: str) -> int:
         """Count one more from *address* and return how many there are."""
         now = self._clock.monotonic()
-        self._times = {
-            known: recent
-            for known, times in self._times.items()
-            if (recent := [at for at in times if now - at < WRONG_SECONDS])
-        }
-        times = self._times.setdefault(address, [])
-        if len(times) <= MAX_WRONG:
-            times.append(now)
-        return len(times)
+        with self._lock:
+            self._times = {
+                known: recent
+                for known, times in self._times.items()
+                if (recent := [at for at in times if now - at < WRONG_SECONDS])
+            }
+            times = self._times.setdefault(address, [])
+            if len(times) <= MAX_WRONG:
+                times.append(now)
+            return len(times)
 
 
 def register(app: Flask, credentials: Credentials, clock: Clock) -> None:
