@@ -3,7 +3,7 @@
 This module must never judge a change: it holds, finds and replaces.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -34,14 +34,19 @@ class State:
         """Return the resource *ref*, None when there is none."""
         return self.table(ref.kind, ref.parent).get(ref.id)
 
+    def all(self, kind: str) -> Iterator[Resource]:
+        """Yield every resource of *kind*, in the order of parents and ids."""
+        for _, table in sorted(self.tables.get(kind, {}).items()):
+            for _, resource in sorted(table.items()):
+                yield resource
+
     def having(self, kind: str, name: str, value: Hashable) -> tuple[Resource, ...]:
         """Return the resources of *kind* whose field *name* is *value*."""
         index = self._indexes.get((kind, name))
         if index is None:
             found: dict[Hashable, list[Resource]] = {}
-            for table in self.tables.get(kind, {}).values():
-                for resource in table.values():
-                    found.setdefault(getattr(resource, name), []).append(resource)
+            for resource in self.all(kind):
+                found.setdefault(getattr(resource, name), []).append(resource)
             index = {key: tuple(resources) for key, resources in found.items()}
             self._indexes[kind, name] = index
         return index.get(value, ())
