@@ -1,10 +1,12 @@
 """Run a program to its end, bounded in time. Nothing else in the package starts a process."""
 
+import os
+import select
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-
-import psutil
 
 from kinx_loadbalancer_agent.errors import ProgramMissing, TimedOut
 from kinx_loadbalancer_agent.system import effects
@@ -49,15 +51,21 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
 
 
 def end(pid: int, timeout_seconds: float) -> None:
-    """End process *pid* by SIGTERM, by SIGKILL after *timeout_seconds*; an ended one is fine."""
+    """End process *pid* by SIGTERM, by SIGKILL after *timeout_seconds*; an ended one is fine.
+
+    A pidfd tells when it has ended, even while nobody has reaped it (pidfd_open(2)).
+    """
     try:
-        process = psutil.Process(pid)
-        with effects.step("end process"):
-            process.terminate()
-            try:
-                process.wait(timeout_seconds)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(timeout_seconds)
-    except psutil.NoSuchProcess:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
         return
+    try:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            with effects.step(f"end process by {sent.name}"), suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, sent)
+            if ended.poll(1000 * timeout_seconds):
+                return
+    finally:
+        os.close(descriptor)
