@@ -78,7 +78,8 @@ def build_app(
 ) -> Flask:
     """Return the HTTP application over *engine*."""
     app = Flask("kinx_loadbalancer_agent", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+    # One more than is taken, as a chunked body is cut there without an error.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES + 1
     app.url_map.strict_slashes = False
     app.before_request(_identify)
     problems.register(app)

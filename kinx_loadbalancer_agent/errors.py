@@ -28,7 +28,7 @@ This module must never import another of ours.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,21 @@ class StateFull(StateError):
 class Refusal(AgentError):
     """Nothing was kept, because of what the caller sent or when."""
 
+    is_about_document: ClassVar[bool] = False
+    """True when the document as a whole is at fault where no fault says more."""
+
     def __init__(self, detail: str, faults: Iterable[Fault] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.faults = tuple(faults)
+        self.faults = tuple(faults) or ((Fault("", detail),) if self.is_about_document else ())
         self.members: Mapping[str, Any] = {}
         self.etag: str | None = None
 
 
 class Malformed(Refusal):
     """The body is not a JSON document we read."""
+
+    is_about_document = True
 
 
 class NotFound(Refusal):
@@ -123,6 +128,8 @@ class PreconditionFailed(Refusal):
 
 class BadMediaType(Refusal):
     """The body is in a type that is not JSON."""
+
+    is_about_document = True
 
 
 class Unprocessable(Refusal):

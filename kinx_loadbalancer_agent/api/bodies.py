@@ -2,14 +2,17 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from kinx_loadbalancer_agent.errors import BadMediaType, Malformed
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
+MAX_DRAINED = 16 * MAX_BYTES
 JSON_TYPE = re.compile(r"(application/([a-z0-9.+-]+\+)?json|application/x-www-form-urlencoded)?")
 
 
@@ -17,15 +20,26 @@ def read_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body of *request*.
 
     ``curl -d`` without a type is fine. Raises BadMediaType for another type or an encoded body,
-    Malformed for what is no JSON object as RFC 8259 and I-JSON (RFC 7493) have it.
+    Malformed for what is no JSON object as RFC 8259 and I-JSON (RFC 7493) have it,
+    RequestEntityTooLarge above 1 MiB.
     """
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if not JSON_TYPE.fullmatch(request.mimetype) or encoding != "identity":
         raise BadMediaType("the body must be application/json, without a content encoding")
-    body = parse(request.get_data(cache=False))
+    content = request.get_data(cache=False)
+    if len(content) > MAX_BYTES:
+        raise RequestEntityTooLarge
+    body = parse(content)
     if not isinstance(body, dict):
         raise Malformed("the body must be a JSON object")
     return body
+
+
+def drain(environ: Mapping[str, Any]) -> None:
+    """Read and forget what a client still sends, so that it sees the answer, not a reset."""
+    source, left = environ["wsgi.input"], MAX_DRAINED
+    while left > 0 and (block := source.read(65536)):
+        left -= len(block)
 
 
 def parse(content: bytes) -> Any:
@@ -57,9 +71,12 @@ def _no_constant(name: str) -> Any:
 
 def _walk(value: Any) -> None:
     """Refuse what is too deep, and strings that no UTF-8 can hold."""
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    level, depth = [value], 0
+    while level:
         below: list[Any] = []
+        depth += any(isinstance(item, dict | list) for item in level)
+        if depth > MAX_DEPTH:
+            raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
         for item in level:
             if isinstance(item, dict):
                 below += item.keys()
@@ -68,10 +85,7 @@ def _walk(value: Any) -> None:
                 below += item
             elif isinstance(item, str) and not item.isascii() and _is_lone(item):
                 raise Malformed("the body holds a lone surrogate")
-        if not below:
-            return
         level = below
-    raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
 
 
 def _is_lone(text: str) -> bool:

@@ -7,10 +7,14 @@ from kinx_loadbalancer_agent.model.intents import Preconditions
 
 
 def preconditions(request: Request) -> Preconditions:
-    """Return what If-Match and If-None-Match ask for; weak tags match nothing here."""
+    """Return what If-Match and If-None-Match ask for.
+
+    If-Match compares strongly, so that a weak tag matches nothing; If-None-Match weakly.
+    """
+    match, none_match = request.if_match, request.if_none_match
     return Preconditions(
-        _tags(request.if_match) if "If-Match" in request.headers else None,
-        _tags(request.if_none_match) if "If-None-Match" in request.headers else None,
+        _tags(match, include_weak=False) if "If-Match" in request.headers else None,
+        _tags(none_match, include_weak=True) if "If-None-Match" in request.headers else None,
     )
 
 
@@ -20,5 +24,5 @@ def tagged(response: Response, etag: str) -> Response:
     return response
 
 
-def _tags(header: ETags) -> frozenset[str]:
-    return frozenset("*") if header.star_tag else frozenset(header.as_set())
+def _tags(header: ETags, *, include_weak: bool) -> frozenset[str]:
+    return frozenset("*") if header.star_tag else frozenset(header.as_set(include_weak))

@@ -10,6 +10,7 @@ from webob.exc import status_map
 from werkzeug.exceptions import HTTPException
 
 from kinx_loadbalancer_agent import errors
+from kinx_loadbalancer_agent.api import bodies
 
 log = structlog.get_logger()
 
@@ -91,8 +92,11 @@ def _of_agent_error(error: errors.AgentError) -> Response:
 
 def _of_http_error(error: HTTPException) -> Response:
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
+    if error.code == 413:
+        bodies.drain(request.environ)
     detail = error.description or error.name
-    return problem(error.code or 500, detail, headers=headers)
+    faults = (errors.Fault("", detail),) if error.code == 413 else ()
+    return problem(error.code or 500, detail, faults=faults, headers=headers)
 
 
 def _of_our_bug(error: Exception) -> Response:

@@ -27,7 +27,7 @@ TRUTH = {"true": True, "false": False}
 def blueprint(kind: Kind, kinds: Kinds, engine: Engine, *, refuse_unknown: bool) -> Blueprint:
     """Return the routes of *kind*."""
     document = DOCUMENTS.get(kind.name, Document)(
-        kind, refuse_unknown=refuse_unknown, state=lambda: engine.state
+        kind, kinds, refuse_unknown=refuse_unknown, state=lambda: engine.state
     )
     views = _Views(kind, kinds, engine, document)
     routes = Blueprint(kind.name, __name__)
@@ -78,11 +78,11 @@ class _Views:
             raise NotFound(f"there is no {ref}")
         tag = etag(resource, state)
         wanted = conditional.preconditions(request)
-        if not wanted.hold(tag) and wanted.none_match is None:
+        if not wanted.hold_match(tag):
             raise PreconditionFailed(f"{ref} is not in the state the request asks for")
-        response = conditional.tagged(respond(resource.published(state)), tag)
-        response.make_conditional(request)
-        return response
+        if not wanted.hold_none_match(tag):
+            return conditional.tagged(Response(status=304), tag)
+        return conditional.tagged(respond(resource.published(state)), tag)
 
     def create(self, parent: str = "", id: str = "") -> Response:
         _arguments()

@@ -25,6 +25,8 @@ from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
+PHASES = ("observe", "fold", "check", "activate", "commit")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,11 +88,11 @@ class Laps:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last = clock.monotonic()
-        self.laps: dict[str, float] = {}
+        self.laps = dict.fromkeys(PHASES, 0.0)
 
     def lap(self, name: str) -> None:
         now = self._clock.monotonic()
-        self.laps[name] = self.laps.get(name, 0.0) + 1000 * (now - self._last)
+        self.laps[name] += 1000 * (now - self._last)
         self._last = now
 
 

@@ -231,8 +231,10 @@ class Engine:
 
         Says whether the proxy was reloaded. Every ticket has its answer afterwards.
         """
+        ids = ",".join(ticket.intent.request_id for ticket in tickets)
         try:
-            return self._carry_out(tickets)
+            with structlog.contextvars.bound_contextvars(**({"request_id": ids} if ids else {})):
+                return self._carry_out(tickets)
         except ApplyError as error:
             self._say(tickets, Unavailable(f"{error}; nothing was kept"))
             self._failed(error)
@@ -366,6 +368,15 @@ class Engine:
                 done = Applied("none", self.conditions.message("ListenersBound"), None, False)
             answer = Answer(step.folded, settled.state, done, number, queue | laps.laps)
             step.ticket.say(answer)
+            if changed:
+                log.info(
+                    "change kept",
+                    request_id=step.ticket.intent.request_id,
+                    generation=number,
+                    subject=str(step.folded.subject),
+                    who=step.ticket.intent.who,
+                    by=done.by,
+                )
 
     def _state_conditions(self, applied: Applied) -> None:
         state = self.conditions

@@ -99,8 +99,14 @@ class Preconditions:
 
     def hold(self, current: str | None) -> bool:
         """True when they allow a change of a resource whose ETag is *current*, None if absent."""
-        if self.match is not None and not _matches(self.match, current):
-            return False
+        return self.hold_match(current) and self.hold_none_match(current)
+
+    def hold_match(self, current: str | None) -> bool:
+        """True when If-Match holds."""
+        return self.match is None or _matches(self.match, current)
+
+    def hold_none_match(self, current: str | None) -> bool:
+        """True when If-None-Match holds."""
         return self.none_match is None or not _matches(self.none_match, current)
 
 
@@ -388,7 +394,7 @@ class _Fold:
         except ValidationError as error:
             self._faults += validation_faults(error)
             return
-        self._faults += resource.faults()
+        self._faults += resource.faults(dict(resource))
         self._warnings += resource.warnings()
         if resource != before:
             self._store(resource)
@@ -413,18 +419,19 @@ class _Fold:
         self._state = self._state.without(ref)
 
     def _judge(self) -> None:
-        """Ask the rules about everything that was touched, and about what names it."""
-        asked: dict[Ref, Resource] = {}
-        for ref in self._touched:
-            for reference, other in self._kinds.referring(self._state, ref):
-                if not reference.owns:
-                    asked[other.ref] = other
-        for ref in self._touched:
-            resource = self._state.get(ref)
-            if resource is not None:
-                asked[ref] = resource
-        for ref, resource in asked.items():
-            self._faults += self._kinds[ref.kind].rules(self._state, resource)
+        """Ask the rules about what was touched and, if they have nothing, about what names it."""
+        touched = [found for ref in self._touched if (found := self._state.get(ref))]
+        naming = {
+            other.ref: other
+            for ref in self._touched
+            for reference, other in self._kinds.referring(self._state, ref)
+            if not reference.owns
+        }
+        for resources in (touched, naming.values()):
+            for resource in resources:
+                self._faults += self._kinds[resource.ref.kind].rules(self._state, resource)
+            if self._faults:
+                return
 
 
 def _matches(tags: frozenset[str], current: str | None) -> bool:

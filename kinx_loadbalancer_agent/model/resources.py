@@ -4,7 +4,7 @@ What a rule needs of other resources is in ``rules``; what the wire writes diffe
 ``api.documents``. This module must never read anything but its own fields.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -73,8 +73,9 @@ class Resource(Value):
         """Return the members that callers see, what is derived from *state* included."""
         return self.model_dump(exclude=set(self.private))
 
-    def faults(self) -> Iterator[Fault]:
-        """Yield what is wrong between the fields of this resource."""
+    @classmethod
+    def faults(cls, values: Mapping[str, Any]) -> Iterator[Fault]:
+        """Yield what is wrong between fields of *values*; a field that is not there has no say."""
         yield from ()
 
     def warnings(self) -> Iterator[str]:
@@ -104,6 +105,12 @@ def _protocol_name(value: str) -> str:
     return value
 
 
+def _connection_limit(value: int) -> int:
+    if value == 0:
+        raise fault("must be -1, or 1 to 2147483647")
+    return value
+
+
 def _monitor_type(value: Any) -> Any:
     if value == "PING":
         raise fault("PING cannot be done by HAProxy: it checks a TCP port, not the host")
@@ -123,6 +130,9 @@ MonitorType = Annotated[
     Literal["HTTP", "HTTPS", "TCP", "TLS-HELLO"], BeforeValidator(_monitor_type)
 ]
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "OPTIONS", "PATCH"]
+ConnectionLimit = Annotated[
+    Integer, Field(ge=-1, le=2_147_483_647), AfterValidator(_connection_limit)
+]
 Seconds = Annotated[Integer, Field(ge=1, le=86400)]
 Count = Annotated[Integer, Field(ge=1, le=10)]
 
@@ -157,7 +167,7 @@ class Listener(Resource):
     protocol_mode: ProtocolName | None = Field(
         None, description="A protocol of the same mode as protocol, in any case."
     )
-    connection_limit: Annotated[Integer, Field(ge=-1, le=2_147_483_647)] = Field(
+    connection_limit: ConnectionLimit = Field(
         -1, description="Connections at once (4.2 maxconn); -1: the default of the settings."
     )
     default_pool_id: Token | None = Field(None, description="Its pool, which may come later.")
@@ -172,10 +182,9 @@ class Listener(Resource):
         """HAProxy's mode for the protocol."""
         return MODES[self.protocol]
 
-    def faults(self) -> Iterator[Fault]:
-        yield from _mode_faults(self.mode, self.protocol_mode)
-        if self.connection_limit == 0:
-            yield Fault("/connection_limit", "must be -1, or 1 to 2147483647")
+    @classmethod
+    def faults(cls, values: Mapping[str, Any]) -> Iterator[Fault]:
+        yield from _mode_faults(values)
 
 
 class SessionPersistence(Value):
@@ -223,15 +232,17 @@ class Pool(Resource):
         """HAProxy's mode for the protocol."""
         return MODES[self.protocol]
 
-    def faults(self) -> Iterator[Fault]:
-        yield from _mode_faults(self.mode, self.protocol_mode)
-        if (self.stick_size is None) != (self.stick_expire is None):
-            absent = "stick_size" if self.stick_size is None else "stick_expire"
+    @classmethod
+    def faults(cls, values: Mapping[str, Any]) -> Iterator[Fault]:
+        yield from _mode_faults(values)
+        given = [name for name in ("stick_size", "stick_expire") if values.get(name) is not None]
+        if len(given) == 1:
+            absent = "stick_size" if given == ["stick_expire"] else "stick_expire"
             yield Fault(f"/{absent}", "stick_size and stick_expire come together")
-        persistence = self.session_persistence
+        persistence = values.get("session_persistence")
         if persistence is None:
             return
-        if persistence.type != "SOURCE_IP" and self.mode == "tcp":
+        if persistence.type != "SOURCE_IP" and MODES.get(values.get("protocol", "")) == "tcp":
             yield Fault("/session_persistence/type", "cookies need a pool of protocol HTTP")
         if persistence.type == "APP_COOKIE" and persistence.cookie_name is None:
             yield Fault("/session_persistence/cookie_name", "APP_COOKIE needs a cookie_name")
@@ -298,6 +309,8 @@ class Member(Resource):
     healthmonitor: dict[str, Any] | None = Field(None, description="Monitor it carried last.")
 
 
-def _mode_faults(mode: Mode, protocol_mode: str | None) -> Iterator[Fault]:
-    if protocol_mode is not None and MODES[protocol_mode.upper()] != mode:
+def _mode_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    mode = MODES.get(values.get("protocol", ""))
+    protocol_mode = values.get("protocol_mode")
+    if mode is not None and protocol_mode is not None and MODES[protocol_mode.upper()] != mode:
         yield Fault("/protocol_mode", f"must mean mode {mode}, as protocol does")

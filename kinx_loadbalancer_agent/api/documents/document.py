@@ -19,7 +19,7 @@ from kinx_loadbalancer_agent.model.intents import (
     reference_faults,
     validation_faults,
 )
-from kinx_loadbalancer_agent.model.kinds import Kind
+from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Resource
 from kinx_loadbalancer_agent.model.state import State
 
@@ -71,8 +71,11 @@ class Document:
     state: gives the state of now, which only makes a refusal more complete.
     """
 
-    def __init__(self, kind: Kind, *, refuse_unknown: bool, state: Callable[[], State]) -> None:
+    def __init__(
+        self, kind: Kind, kinds: Kinds, *, refuse_unknown: bool, state: Callable[[], State]
+    ) -> None:
         self.kind = kind
+        self._kinds = kinds
         self._refuse_unknown = refuse_unknown
         self._state = state
 
@@ -99,10 +102,16 @@ class Document:
         return (Merge(self.kind.name, id, reading.values, parent),)
 
     def _accept(self, reading: Reading) -> None:
-        if reading.faults:
-            faults = dict.fromkeys(reading.faults)
-            faults |= dict.fromkeys(reference_faults(self._state(), self.kind, reading.values))
-            raise refusal(faults)
+        if not reading.faults:
+            return
+        known = {fault.pointer for fault in reading.faults}
+        further = [*self.kind.model.faults(reading.values), *self.reference_faults(reading)]
+        reading.faults += [fault for fault in further if fault.pointer not in known]
+        raise refusal(dict.fromkeys(reading.faults))
+
+    def reference_faults(self, reading: Reading) -> Iterator[Fault]:
+        """Yield the members that name something that is not there now."""
+        yield from reference_faults(self._state(), self.kind, reading.values)
 
     def _read(self, model: type[Resource], body: Mapping[str, Any], *, partial: bool) -> Reading:
         """Read the members of *body* as fields of *model*.

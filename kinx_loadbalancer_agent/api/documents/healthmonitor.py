@@ -1,12 +1,12 @@
 """A health monitor: LBaaS sends it inside its pool's document, or flat with the pool's id."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kinx_loadbalancer_agent.api.documents.document import Document, Read, Reading
 from kinx_loadbalancer_agent.errors import Fault
 from kinx_loadbalancer_agent.model.intents import Compare, Create, Merge, Operation
-from kinx_loadbalancer_agent.model.resources import Pool
+from kinx_loadbalancer_agent.model.resources import Pool, Ref
 
 NAMES = ("pool_id", "id", "listener_id")
 """What may say which pool is meant, in order."""
@@ -33,12 +33,12 @@ class HealthMonitorDocument(Document):
             if (is_nested or name in NAMES) and name not in ("pool_id", "healthmonitor")
         }
         monitor = body["healthmonitor"] if is_nested else body
-        if not isinstance(monitor, Mapping):
+        prefix, nested = "/healthmonitor" if is_nested else "", Reading()
+        if isinstance(monitor, Mapping):
+            own = {name: monitor[name] for name in monitor if is_nested or name not in NAMES}
+            nested = super()._read(self.kind.model, own, partial=partial)
+        else:
             reading.faults.append(Fault("/healthmonitor", "must be an object"))
-            monitor = {}
-        prefix = "/healthmonitor" if is_nested else ""
-        own = {name: monitor[name] for name in monitor if is_nested or name not in NAMES}
-        nested = super()._read(self.kind.model, own, partial=partial)
         pool = super()._read(Pool, about_pool, partial=True)
         names = super()._read(
             self.kind.model, {k: v for k, v in body.items() if k == "pool_id"}, partial=True
@@ -62,6 +62,14 @@ class HealthMonitorDocument(Document):
             reading.faults.append(Fault("/pool_id", "is required"))
         self._accept(reading)
         return Read(self._creation(reading, parent, id), tuple(reading.warnings))
+
+    def reference_faults(self, reading: Reading) -> Iterator[Fault]:
+        assert isinstance(reading, _MonitorReading)
+        named = reading.values.get("pool_id")
+        if reading.named_at and named is not None:
+            id = self._kinds.find(self._state(), "pools", named)
+            if self._state().get(Ref("pools", "", id)) is None:
+                yield Fault(reading.named_at, f"there is no {Ref('pools', '', named)}")
 
     def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
         assert isinstance(reading, _MonitorReading)
