@@ -81,6 +81,7 @@ def build_app(
     # One more than is taken, as a chunked body is cut there without an error.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES + 1
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # it would answer with a redirect, which is a page
     app.before_request(_identify)
     problems.register(app)
     app.register_error_handler(http_errors.ParseException, _unreadable_body)

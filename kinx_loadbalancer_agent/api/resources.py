@@ -15,7 +15,8 @@ from kinx_loadbalancer_agent.api.problems import respond
 from kinx_loadbalancer_agent.engine.batch import Answer
 from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.errors import Malformed, NotFound, PreconditionFailed
-from kinx_loadbalancer_agent.model.intents import Delete, Intent, Operation, etag
+from kinx_loadbalancer_agent.model.fold import etag
+from kinx_loadbalancer_agent.model.intents import Delete, Intent, Operation
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State

@@ -6,7 +6,7 @@ module must never touch the store.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy
 from kinx_loadbalancer_agent.errors import (
@@ -20,7 +20,8 @@ from kinx_loadbalancer_agent.errors import (
     Unprocessable,
     refusal,
 )
-from kinx_loadbalancer_agent.model.intents import Folded, Intent, fold
+from kinx_loadbalancer_agent.model.fold import fold
+from kinx_loadbalancer_agent.model.intents import Folded, Intent
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
@@ -135,7 +136,15 @@ class Batch:
             except CannotBind as error:
                 guilty = self._writers(steps, frozenset(error.reasons))
                 for step, names in guilty.items():
-                    step.ticket.say(refusal(error.reasons[name] for name in sorted(names)))
+                    owners = self._proxy.render(step.after).parts
+                    step.ticket.say(
+                        refusal(
+                            error.reasons[name]
+                            if owners[name].owner == step.folded.subject
+                            else replace(error.reasons[name], pointer=step.folded.changed_at)
+                            for name in sorted(names)
+                        )
+                    )
                 left_out |= frozenset(error.reasons) if not guilty else frozenset()
             except CheckRefused as error:
                 guilty = self._writers(steps, error.fragments)

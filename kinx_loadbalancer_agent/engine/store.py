@@ -131,6 +131,7 @@ def read_state(path: Path, kinds: Kinds) -> State:
     """Return the state kept at *path*, beside a running agent; an empty one where there is none."""
     if not path.exists():
         return State()
+    read_format(path)
     with closing(_reading(path)) as database:
         return _load(database, path, kinds)[0]
 

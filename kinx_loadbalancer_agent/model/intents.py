@@ -1,28 +1,10 @@
-"""What callers ask for, and the fold that decides what becomes of it.
+"""What callers ask for, as values, and what became of it. An intent never says a result. Pure."""
 
-An intent says what is asked, never a result: the fold takes intents in the order they arrived,
-each over the state the one before it left. 404, 409, 412, references and cascades are decided
-here and nowhere else. Pure.
-"""
-
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from kinx_loadbalancer_agent.errors import (
-    Conflict,
-    Fault,
-    NotFound,
-    PreconditionFailed,
-    refusal,
-)
-from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
-from kinx_loadbalancer_agent.model.state import State
 
 Values = Mapping[str, Any]
 
@@ -33,24 +15,25 @@ class Create:
 
     parent: the id in the URL of the collection.
     id: the id in the URL, where a kind is keyed by another and the URL says by which.
-    id_at: else where the document says it.
+    at: field → where the document has it, if it is not by its own name at the top.
     """
 
     kind: str
     values: Values
     parent: str = ""
     id: str = ""
-    id_at: str = "/id"
+    at: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Change the members *changes* of a resource; None stands for the default."""
+    """Change the members *changes* of a resource; None stands for the default. at: as Create."""
 
     kind: str
     id: str
     changes: Values
     parent: str = ""
+    at: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,299 +122,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Folded:
-    """What became of an intent: the status it earns, its subject, what it changes."""
+    """What became of an intent: the status it earns, its subject, what it changes.
+
+    changed_at: where the document has the one member it changes; '' when there are others.
+    """
 
     status: int
     subject: Ref
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
-
-
-def etag(resource: Resource, state: State) -> str:
-    """Return the strong ETag of *resource*: a hash of what is published of it."""
-    published = resource.published(state)
-    content = {name: published[name] for name in published if name not in resource.carried}
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def fold(state: State, intent: Intent, kinds: Kinds) -> tuple[State, Folded]:
-    """Return *state* with *intent* carried out, and what became of it.
-
-    Raises a Refusal with every fault found; nothing of the intent is in any state then.
-    """
-    return _Fold(state, intent, kinds).done()
-
-
-def reference_faults(
-    state: State, kind: Kind, values: Values, before: Resource | None = None
-) -> Iterator[Fault]:
-    """Yield the members of *values* that name something that is not there.
-
-    What *before*, the resource as it is, names already is not asked again.
-    """
-    for reference in kind.references:
-        named = values.get(reference.field)
-        if named is None or reference.may_come_later or reference.owns:
-            continue
-        if before is not None and getattr(before, reference.field) == named:
-            continue
-        if state.get(Ref(reference.kind, "", named)) is None:
-            yield Fault(f"/{reference.field}", f"there is no {Ref(reference.kind, '', named)}")
-
-
-def escaped(part: str) -> str:
-    """Return *part* as one step of a JSON pointer (RFC 6901, 3)."""
-    return part.replace("~", "~0").replace("/", "~1")
-
-
-def validation_faults(error: ValidationError) -> Iterator[Fault]:
-    """Yield the faults that pydantic found, worded for callers."""
-    for found in error.errors(include_url=False, include_input=False):
-        pointer = "".join(f"/{escaped(str(part))}" for part in found["loc"])
-        detail = "is required" if found["type"] == "missing" else found["msg"]
-        yield Fault(pointer, detail.replace("Input should be", "must be"))
-
-
-class _Fold:
-    """The work on one intent."""
-
-    def __init__(self, state: State, intent: Intent, kinds: Kinds) -> None:
-        self._base = self._state = state
-        self._intent = intent
-        self._kinds = kinds
-        self._subject: Ref | None = None
-        self._status = 200
-        self._touched: dict[Ref, None] = {}
-        self._faults: list[Fault] = []
-        self._warnings: list[str] = []
-
-    def done(self) -> tuple[State, Folded]:
-        for operation in self._intent.operations:
-            match operation:
-                case Create():
-                    self._create(operation)
-                case Merge():
-                    self._merge(operation)
-                case Delete():
-                    self._delete(operation)
-                case Carry():
-                    self._carry(operation)
-                case Compare():
-                    self._compare(operation)
-        self._judge()
-        if self._faults:
-            raise refusal(dict.fromkeys(self._faults))
-        assert self._subject is not None
-        changes = tuple(
-            Change(ref, before, after)
-            for ref in self._touched
-            if (before := self._base.get(ref)) != (after := self._state.get(ref))
-        )
-        warnings = tuple(dict.fromkeys(self._warnings))
-        return self._state, Folded(self._status, self._subject, changes, warnings)
-
-    # --- operations -------------------------------------------------------------------------
-
-    def _create(self, operation: Create) -> None:
-        kind = self._kinds[operation.kind]
-        values = dict(operation.values)
-        if kind.parent and kind.model.parent_field:
-            parent = self._parent(kind, operation.parent)
-            self._same(kind.model.parent_field, values, parent, named=kind.parent)
-            values[kind.model.parent_field] = parent
-        if kind.named_by:
-            values[kind.model.id_field] = self._namesake(kind, operation)
-        ref = Ref(
-            kind.name,
-            values[kind.model.parent_field] if kind.model.parent_field else "",
-            values[kind.model.id_field],
-        )
-        existing = self._consider(ref)
-        if existing is not None and not existing.gives_way:
-            self._repeat(existing, values)
-            return
-        self._status = 201
-        self._put(kind, kind.decide(self._state, values))
-
-    def _repeat(self, existing: Resource, values: Values) -> None:
-        content = {
-            name: value
-            for name, value in values.items()
-            if value is not None and name not in existing.carried
-        }
-        different = [name for name in content if getattr(existing, name) != content[name]]
-        if different:
-            raise Conflict(
-                f"{existing.ref} exists with other content",
-                [Fault(f"/{name}", "differs from what is there", True) for name in different],
-                existing.published(self._state),
-                etag(existing, self._state),
-            )
-        news = {name: values[name] for name in existing.carried if values.get(name) is not None}
-        if news:
-            self._store(existing.model_copy(update=news))
-
-    def _merge(self, operation: Merge) -> None:
-        kind = self._kinds[operation.kind]
-        ref = self._locate(kind, operation.parent, operation.id)
-        existing = self._consider(ref)
-        if existing is None:
-            raise NotFound(f"there is no {ref}")
-        self._put(kind, self._merged(kind, existing, operation.changes), existing)
-
-    def _delete(self, operation: Delete) -> None:
-        kind = self._kinds[operation.kind]
-        ref = self._locate(kind, operation.parent, operation.id)
-        if self._consider(ref) is None:
-            raise NotFound(f"there is no {ref}")
-        self._status = 204
-        self._drop(ref, cascade=operation.cascade)
-
-    def _carry(self, operation: Carry) -> None:
-        carrier = self._subject and self._state.get(self._subject)
-        if carrier is None:  # its own faults are known by now
-            return
-        last = self._base.get(carrier.ref)
-        if last is not None and all(
-            getattr(last, name) == value for name, value in operation.carried.items()
-        ):
-            return
-        kind = self._kinds[operation.kind]
-        target = self._state.get(Ref(kind.name, "", carrier.ref.parent))
-        known = len(self._faults)
-        if target is not None:
-            self._put(kind, self._merged(kind, target, operation.values), target)
-        else:
-            own = {kind.model.id_field: carrier.ref.parent, "is_brought": True}
-            self._put(kind, {**operation.values, **own})
-        old, new = operation.moved
-        self._faults[known:] = [
-            Fault(new + fault.pointer.removeprefix(old), fault.detail, fault.is_conflict)
-            for fault in self._faults[known:]
-        ]
-
-    def _compare(self, operation: Compare) -> None:
-        kind = self._kinds[operation.kind]
-        existing = self._state.get(self._locate(kind, "", operation.id))
-        for name, value in operation.values.items():
-            if existing is not None and value is not None and getattr(existing, name) != value:
-                self._warnings.append(f"{name} differs from that of {existing.ref}; not changed")
-
-    # --- identities -------------------------------------------------------------------------
-
-    def _consider(self, ref: Ref) -> Resource | None:
-        """Return the resource *ref*, the intent's subject if it is the first asked about."""
-        existing = self._state.get(ref)
-        if self._subject is None:
-            self._subject = ref
-            current = etag(existing, self._state) if existing is not None else None
-            if not self._intent.preconditions.hold(current):
-                raise PreconditionFailed(f"{ref} is not in the state the request asks for")
-        return existing
-
-    def _parent(self, kind: Kind, id: str) -> str:
-        assert kind.parent is not None
-        parent = self._kinds.find(self._state, kind.parent, id)
-        if self._state.get(Ref(kind.parent, "", parent)) is None:
-            raise NotFound(f"there is no {Ref(kind.parent, '', id)}")
-        return parent
-
-    def _locate(self, kind: Kind, parent: str, id: str) -> Ref:
-        if kind.parent:
-            return Ref(kind.name, self._parent(kind, parent), id)
-        return Ref(kind.name, "", self._kinds.find(self._state, kind.name, id))
-
-    def _namesake(self, kind: Kind, operation: Create) -> str:
-        assert kind.named_by is not None
-        asked = operation.id or operation.values[kind.model.id_field]
-        id = self._kinds.find(self._state, kind.named_by, asked)
-        if self._state.get(Ref(kind.named_by, "", id)) is None:
-            detail = f"there is no {Ref(kind.named_by, '', asked)}"
-            if operation.id:
-                raise NotFound(detail)
-            raise refusal([Fault(operation.id_at, detail)])
-        self._same(kind.model.id_field, operation.values, id, named=kind.named_by)
-        return id
-
-    def _same(self, name: str, values: Values, wanted: str, *, named: str | None = None) -> None:
-        given = values.get(name)
-        if given is not None and named is not None:
-            given = self._kinds.find(self._state, named, given)
-        if given is not None and given != wanted:
-            self._faults.append(Fault(f"/{name}", f"must be {wanted}, as in the URL"))
-
-    # --- the candidate ----------------------------------------------------------------------
-
-    def _merged(self, kind: Kind, existing: Resource, changes: Values) -> dict[str, Any]:
-        values = {name: getattr(existing, name) for name in kind.model.model_fields}
-        for name, value in changes.items():
-            declared = kind.model.model_fields[name]
-            if value is None and declared.is_required():
-                self._faults.append(Fault(f"/{name}", "has no default: must not be null"))
-                continue
-            if value is None:
-                value = declared.get_default(call_default_factory=True)
-            if name in kind.fixed and values[name] is not None:
-                value = self._resolved(kind, name, value)
-            if name in kind.fixed and values[name] not in (None, value):
-                self._faults.append(Fault(f"/{name}", f"cannot change, it is {values[name]}"))
-            else:
-                values[name] = value
-        return values
-
-    def _resolved(self, kind: Kind, name: str, value: Any) -> Any:
-        """Return the id that *value*, given for the field *name*, stands for."""
-        for reference in kind.references:
-            if reference.field == name and isinstance(value, str):
-                return self._kinds.find(self._state, reference.kind, value)
-        return value
-
-    def _put(self, kind: Kind, values: Values, before: Resource | None = None) -> None:
-        self._faults += reference_faults(self._state, kind, values, before)
-        try:
-            resource = kind.model.model_validate(dict(values))
-        except ValidationError as error:
-            self._faults += validation_faults(error)
-            return
-        self._faults += resource.faults(dict(resource))
-        self._warnings += resource.warnings()
-        if resource != before:
-            self._store(resource)
-
-    def _store(self, resource: Resource) -> None:
-        self._touched[resource.ref] = None
-        self._state = self._state.including(resource)
-
-    def _drop(self, ref: Ref, *, cascade: bool) -> None:
-        self._touched[ref] = None
-        referring = list(self._kinds.referring(self._state, ref))
-        holders = [resource.ref for reference, resource in referring if reference.holds]
-        if holders and not cascade:
-            names = ", ".join(str(holder) for holder in sorted(holders))
-            raise Conflict(
-                f"{ref} is in use by {names}", [Fault("", f"is in use by {names}", True)]
-            )
-        owned = [resource.ref for reference, resource in referring if reference.owns]
-        for other in sorted(holders) + sorted(owned):
-            if self._state.get(other) is not None:
-                self._drop(other, cascade=cascade)
-        self._state = self._state.without(ref)
-
-    def _judge(self) -> None:
-        """Ask the rules about what was touched and, if they have nothing, about what names it."""
-        touched = [found for ref in self._touched if (found := self._state.get(ref))]
-        naming = {
-            other.ref: other
-            for ref in self._touched
-            for reference, other in self._kinds.referring(self._state, ref)
-            if not reference.owns
-        }
-        for resources in (touched, naming.values()):
-            for resource in resources:
-                self._faults += self._kinds[resource.ref.kind].rules(self._state, resource)
-            if self._faults:
-                return
+    changed_at: str = ""
 
 
 def _matches(tags: frozenset[str], current: str | None) -> bool:

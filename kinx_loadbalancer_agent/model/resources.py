@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kinx_loadbalancer_agent.errors import Fault
 from kinx_loadbalancer_agent.model.types import (
     Address,
+    BackendName,
     CookieName,
     Flag,
     HostAddress,
@@ -50,6 +51,10 @@ class Value(BaseModel):
     """Base of what is inside a resource."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def amended(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of this value with those that are *said* in their place."""
+        return {**self.model_dump(), **said}
 
 
 class Resource(Value):
@@ -100,7 +105,7 @@ def _listener_protocol(value: Any) -> Any:
 
 
 def _protocol_name(value: str) -> str:
-    if value.upper() not in MODES:
+    if not value.isascii() or value.upper() not in MODES:
         raise fault("must be HTTP, HTTPS, TCP or TERMINATED_HTTPS, in any case")
     return value
 
@@ -193,6 +198,12 @@ class SessionPersistence(Value):
     type: PersistenceType = Field(description="By source address or by a cookie.")
     cookie_name: CookieName | None = Field(None, description="The application's cookie.")
 
+    def amended(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Return both fields; another type does not keep the cookie of this one."""
+        if said.get("type", self.type) != self.type:
+            return dict(said)
+        return super().amended(said)
+
 
 class Pool(Resource):
     """A ``backend`` (HAProxy 2.6 configuration manual, 4)."""
@@ -225,7 +236,7 @@ class Pool(Resource):
     session_persistence: Annotated[SessionPersistence | None, BeforeValidator(_nothing)] = Field(
         None, description="What keeps a client on one member; null: nothing."
     )
-    backend: Token = Field(description="The backend's name, fixed when the pool is made.")
+    backend: BackendName = Field(description="Its name in HAProxy, fixed when the pool is made.")
 
     @property
     def mode(self) -> Mode:

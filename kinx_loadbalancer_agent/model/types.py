@@ -113,6 +113,7 @@ Token = Annotated[
     ),
     Field(json_schema_extra={"pattern": f"^{TOKEN.pattern}$"}),
 ]
+BackendName = Annotated[str, Field(pattern=rf"^backend-{TOKEN.pattern}$")]
 Text = Annotated[String, Field(max_length=255), AfterValidator(_text)]
 Address = Annotated[String, AfterValidator(parse_address)]
 HostAddress = Annotated[Address, AfterValidator(_unicast)]

@@ -11,14 +11,8 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from kinx_loadbalancer_agent.errors import Fault, refusal
-from kinx_loadbalancer_agent.model.intents import (
-    Create,
-    Merge,
-    Operation,
-    escaped,
-    reference_faults,
-    validation_faults,
-)
+from kinx_loadbalancer_agent.model.fold import escaped, reference_faults, validation_faults
+from kinx_loadbalancer_agent.model.intents import Create, Merge, Operation
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Resource
 from kinx_loadbalancer_agent.model.state import State
@@ -49,9 +43,10 @@ MEANINGLESS = frozenset(
 
 @dataclass
 class Reading:
-    """What was read of a document: values by field, faults, warnings."""
+    """What was read of a document: values by field and where they were, faults, warnings."""
 
     values: dict[str, Any] = field(default_factory=dict)
+    at: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -82,13 +77,13 @@ class Document:
     def create(self, body: Mapping[str, Any], parent: str = "", id: str = "") -> Read:
         """Return what a POST of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body)
-        self._accept(reading)
+        self._accept(reading, parent)
         return Read(self._creation(reading, parent, id), tuple(reading.warnings))
 
     def merge(self, body: Mapping[str, Any], id: str, parent: str = "") -> Read:
         """Return what a PUT of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body, partial=True)
-        self._accept(reading)
+        self._accept(reading, parent)
         return Read(self._merging(reading, parent, id), tuple(reading.warnings))
 
     def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
@@ -96,22 +91,34 @@ class Document:
         return self._read(self.kind.model, body, partial=partial)
 
     def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        return (Create(self.kind.name, reading.values, parent),)
+        return (Create(self.kind.name, reading.values, parent, id, reading.at),)
 
     def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        return (Merge(self.kind.name, id, reading.values, parent),)
+        return (Merge(self.kind.name, id, reading.values, parent, reading.at),)
 
-    def _accept(self, reading: Reading) -> None:
+    def _accept(self, reading: Reading, parent: str = "") -> None:
         if not reading.faults:
             return
         known = {fault.pointer for fault in reading.faults}
-        further = [*self.kind.model.faults(reading.values), *self.reference_faults(reading)]
+        further = [
+            *self.kind.model.faults(reading.values),
+            *self.reference_faults(reading),
+            *self._parent_faults(reading, parent),
+        ]
         reading.faults += [fault for fault in further if fault.pointer not in known]
         raise refusal(dict.fromkeys(reading.faults))
 
     def reference_faults(self, reading: Reading) -> Iterator[Fault]:
         """Yield the members that name something that is not there now."""
         yield from reference_faults(self._state(), self.kind, reading.values)
+
+    def _parent_faults(self, reading: Reading, parent: str) -> Iterator[Fault]:
+        name, kind = self.kind.model.parent_field, self.kind.parent
+        named = reading.values.get(name) if name else None
+        if kind and named is not None:
+            state = self._state()
+            if self._kinds.find(state, kind, named) != self._kinds.find(state, kind, parent):
+                yield Fault(f"/{name}", f"must be {parent}, as in the URL")
 
     def _read(self, model: type[Resource], body: Mapping[str, Any], *, partial: bool) -> Reading:
         """Read the members of *body* as fields of *model*.
@@ -145,23 +152,40 @@ class Document:
             try:
                 value = _adapters(model)[target].validate_python(value)
             except ValidationError as error:
+                if isinstance(value, Mapping) and not self._refuse_unknown:
+                    known = _without_unknown(value, error)
+                    if len(known) < len(value):
+                        unknown = sorted(value.keys() - known.keys())
+                        reading.warnings += [_ignored(f"{name}.{inner}") for inner in unknown]
+                        self._read_member(reading, model, name, target, known, partial=partial)
+                        return
                 pointer = f"/{escaped(name)}"
                 reading.faults += [fault.within(pointer) for fault in validation_faults(error)]
                 return
         elif not partial:
-            if model.model_fields[target].is_required():
+            if model.model_fields[target].is_required() and target != model.parent_field:
                 reading.faults.append(Fault(f"/{name}", "must not be null"))
             return
         if target in reading.values and reading.values[target] != value:
             detail = f"{name} and its synonym differ"
             reading.faults.append(Fault(f"/{name}", detail))
         reading.values[target] = value
+        reading.at[target] = f"/{escaped(name)}"
 
     def _unknown(self, reading: Reading, name: str) -> None:
         if self._refuse_unknown:
             reading.faults.append(Fault(f"/{escaped(name)}", "is not a member of this document"))
         else:
-            reading.warnings.append(f"{name} is not a member of this document; ignored")
+            reading.warnings.append(_ignored(name))
+
+
+def _ignored(name: str) -> str:
+    return f"{name} is not a member of this document; ignored"
+
+
+def _without_unknown(value: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
+    unknown = {found["loc"][0] for found in error.errors() if found["type"] == "extra_forbidden"}
+    return {name: value[name] for name in value if name not in unknown}
 
 
 def _missing(model: type[Resource], reading: Reading, body: Mapping[str, Any]) -> Iterator[Fault]:

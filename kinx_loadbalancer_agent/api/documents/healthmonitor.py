@@ -5,7 +5,7 @@ from typing import Any
 
 from kinx_loadbalancer_agent.api.documents.document import Document, Read, Reading
 from kinx_loadbalancer_agent.errors import Fault
-from kinx_loadbalancer_agent.model.intents import Compare, Create, Merge, Operation
+from kinx_loadbalancer_agent.model.intents import Compare, Operation
 from kinx_loadbalancer_agent.model.resources import Pool, Ref
 
 NAMES = ("pool_id", "id", "listener_id")
@@ -13,12 +13,11 @@ NAMES = ("pool_id", "id", "listener_id")
 
 
 class _MonitorReading(Reading):
-    """The monitor, what the document says of its pool, and where it says which."""
+    """The monitor, and what the document says of its pool."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool: dict[str, Any] = {}
-        self.named_at = ""
 
 
 class HealthMonitorDocument(Document):
@@ -48,35 +47,40 @@ class HealthMonitorDocument(Document):
         reading.faults += pool.faults + names.faults
         reading.warnings = nested.warnings + pool.warnings
         reading.values, reading.pool = nested.values, pool.values
+        reading.at = {name: prefix + pointer for name, pointer in nested.at.items()}
         said = names.values | pool.values
         for name in NAMES:
             if said.get(name) is not None:
-                reading.values["pool_id"], reading.named_at = said[name], f"/{name}"
+                reading.values["pool_id"], reading.at["pool_id"] = said[name], f"/{name}"
                 break
         return reading
 
     def create(self, body: Mapping[str, Any], parent: str = "", id: str = "") -> Read:
         reading = self.read(body)
         faulty = {fault.pointer for fault in reading.faults}
-        if not id and not reading.named_at and faulty.isdisjoint(f"/{name}" for name in NAMES):
+        if (
+            not id
+            and "pool_id" not in reading.values
+            and faulty.isdisjoint(f"/{name}" for name in NAMES)
+        ):
             reading.faults.append(Fault("/pool_id", "is required"))
         self._accept(reading)
         return Read(self._creation(reading, parent, id), tuple(reading.warnings))
 
     def reference_faults(self, reading: Reading) -> Iterator[Fault]:
-        assert isinstance(reading, _MonitorReading)
         named = reading.values.get("pool_id")
-        if reading.named_at and named is not None:
+        if named is not None:
             id = self._kinds.find(self._state(), "pools", named)
             if self._state().get(Ref("pools", "", id)) is None:
-                yield Fault(reading.named_at, f"there is no {Ref('pools', '', named)}")
+                yield Fault(reading.at["pool_id"], f"there is no {Ref('pools', '', named)}")
 
     def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
         assert isinstance(reading, _MonitorReading)
         pool_id = id or reading.values["pool_id"]
-        create = Create(self.kind.name, reading.values, id=id, id_at=reading.named_at or "/pool_id")
-        return (create, Compare("pools", pool_id, reading.pool))
+        compare = Compare("pools", pool_id, reading.pool)
+        return (*super()._creation(reading, parent, id), compare)
 
     def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
         assert isinstance(reading, _MonitorReading)
-        return (Merge(self.kind.name, id, reading.values), Compare("pools", id, reading.pool))
+        compare = Compare("pools", id, reading.pool)
+        return (*super()._merging(reading, parent, id), compare)

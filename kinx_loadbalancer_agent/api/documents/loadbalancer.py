@@ -19,9 +19,11 @@ class LoadBalancerDocument(Document):
             return reading
         nested = self._read(self.kind.model, {"vip_address": vip["ip_address"]}, partial=True)
         reading.faults += [Fault("/vip/ip_address", fault.detail) for fault in nested.faults]
-        inside, outside = nested.values.get("vip_address"), reading.values.get("vip_address")
-        if inside is not None and outside is not None and inside != outside:
+        if nested.faults or (vip["ip_address"] is None and not partial):
+            return reading
+        inside = nested.values["vip_address"]
+        if reading.values.get("vip_address", inside) != inside:
             reading.faults.append(Fault("/vip/ip_address", "differs from vip_address"))
-        if inside is not None:
-            reading.values["vip_address"] = inside
+        reading.values["vip_address"] = inside
+        reading.at["vip_address"] = "/vip/ip_address"
         return reading

@@ -20,8 +20,6 @@ class MemberDocument(Document):
         own = {name: value for name, value in body.items() if name not in carried}
         monitor = said.pop("healthmonitor", None)
         reading = super().read(own | said, partial=partial)
-        if "cookie_name" in said and "type" not in said:
-            reading.faults.append(Fault("/type", "is required beside cookie_name"))
         if isinstance(monitor, Mapping):
             nested = self._read(HealthMonitor, monitor, partial=True)
             if "pool_id" in nested.values:
@@ -29,7 +27,8 @@ class MemberDocument(Document):
             reading.faults += [fault.within("/healthmonitor") for fault in nested.faults]
             reading.warnings += nested.warnings
             says = {name: value for name, value in nested.values.items() if value is not None}
-            reading.values["healthmonitor"] = says
+            if says:
+                reading.values["healthmonitor"] = says
         elif monitor is not None:
             reading.faults.append(Fault("/healthmonitor", "must be an object"))
         return reading
@@ -45,8 +44,9 @@ def _carried(reading: Reading) -> tuple[Operation, ...]:
     """Return what the member says of its pool, as operations on it."""
     operations: list[Operation] = []
     values = reading.values
-    if values.get("type") is not None:
-        persistence = {"type": values["type"], "cookie_name": values.get("cookie_name")}
+    said = values.keys() & {"type", "cookie_name"}
+    persistence: dict[str, Any] = {name: values[name] for name in said}
+    if persistence:
         wanted = {"session_persistence": persistence}
         operations.append(Carry(persistence, "pools", wanted, ("/session_persistence", "")))
     if values.get("healthmonitor"):

@@ -58,7 +58,7 @@ class ConfD:
         """
         idle, current = self.idle, self.current
         files.make_directory(idle, DIRECTORY_MODE)
-        present = {file.name for file in idle.iterdir()}
+        present = {file.name for file in idle.iterdir() if file.is_symlink() or file.is_file()}
         for name in present - parts.keys():
             files.remove(idle / name)
             self._known.pop(idle / name, None)
@@ -78,17 +78,18 @@ class ConfD:
 
         A directory that is in the way, as a distribution or an operator left it, is kept aside.
         """
-        current, aside = self.current, None
+        link = self._path.readlink() if self._path.is_symlink() else None
+        aside = None
         files.make_directory(self._path.parent, 0o755)
-        if current is None and self._path.is_dir() and not self._path.is_symlink():
+        if link is None and self._path.is_dir():
             aside = _free(self._path.with_name(f"{self._path.name}.before-kinx"))
             files.move(self._path, aside)
             log.warning("directory kept aside", directory=str(self._path), kept=str(aside))
         files.point(self._path, self.idle.name)
 
         def back() -> None:
-            if current is not None:
-                files.point(self._path, current.name)
+            if link is not None:
+                files.point(self._path, str(link))
                 return
             files.remove(self._path)
             if aside is not None:

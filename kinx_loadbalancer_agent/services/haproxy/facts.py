@@ -1,11 +1,14 @@
 """What HAProxy's sockets answer, as values. Pure: text in, facts out."""
 
+import re
 from dataclasses import dataclass
 
 from kinx_loadbalancer_agent.services.haproxy.view import shown_frontend, shown_server
 
 FORCED_MAINTENANCE = 0x01  # srv_admin_state, HAProxy 2.6 management guide, 9.3 show servers state
 FORCED_DRAIN = 0x08
+MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+) \[failed: (?P<failed>\d+)\]")
+WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,10 @@ def master(text: str) -> Master | None:
     for line in text.splitlines():
         if line.startswith("# "):
             section = line.strip()
-            continue
-        words = line.split()
-        if len(words) >= 3 and words[0].isdigit():
-            if words[1] == "master":
-                failed = words[4].rstrip("]") if words[3:4] == ["[failed:"] else "0"
-                found = (int(words[0]), int(words[2]), int(failed))
-            elif section in workers:
-                workers[section].append(int(words[0]))
+        elif match := MASTER.match(line):
+            found = (int(match["pid"]), int(match["reloads"]), int(match["failed"]))
+        elif section in workers and (match := WORKER.match(line)):
+            workers[section].append(int(match["pid"]))
     if found is None:
         return None
     return Master(*found, tuple(workers["# workers"]), tuple(workers["# old workers"]))
@@ -60,7 +59,8 @@ def master(text: str) -> Master | None:
 def servers(text: str) -> frozenset[str]:
     """Return the servers of ``show servers state``, a line each as a target has them."""
     found = set()
-    for line in text.splitlines()[2:]:
+    whole, _, _ = text.rpartition("\n")
+    for line in whole.splitlines()[2:]:
         words = line.split(" ")
         if len(words) > 18:
             admin = int(words[6])
@@ -74,10 +74,10 @@ def servers(text: str) -> frozenset[str]:
 
 def frontends(text: str) -> frozenset[str]:
     """Return the frontends of ``show stat -1 1 -1``, a line each as a target has them."""
-    lines = text.splitlines()
-    if not lines or not lines[0].startswith("# "):
+    whole, _, _ = text.rpartition("\n")
+    header, *rows = whole.splitlines() or [""]
+    columns = header.removeprefix("# ").split(",")
+    if not {"pxname", "slim", "status"} <= set(columns):
         return frozenset()
-    columns = lines[0].removeprefix("# ").split(",")
-    name, limit, status = (columns.index(column) for column in ("pxname", "slim", "status"))
-    rows = [line.split(",") for line in lines[1:] if line]
-    return frozenset(shown_frontend(row[name], row[status], row[limit]) for row in rows)
+    found = (dict(zip(columns, row.split(","), strict=False)) for row in rows if row)
+    return frozenset(shown_frontend(row["pxname"], row["status"], row["slim"]) for row in found)
