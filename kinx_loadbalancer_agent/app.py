@@ -114,6 +114,8 @@ def _finish(response: Response) -> Response:
     if request.method == "OPTIONS" and response.status_code == 200:
         response.status_code = 204
         response.set_data(b"")
+    if response.status_code == 204:
+        response.headers.pop("Content-Type", None)
     return response
 
 

@@ -58,7 +58,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except errors.AgentError as error:
             _stop(REFUSED, str(error))
         except OSError as error:
-            _stop(REFUSED, f"{error.strerror}: {error.filename}")
+            _stop(REFUSED, f"{error.strerror}: {error.filename}" if error.strerror else str(error))
 
     return wrapped
 

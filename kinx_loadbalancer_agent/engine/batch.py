@@ -71,16 +71,27 @@ class Step:
 
 @dataclass(frozen=True)
 class Settled:
-    """What a batch comes to: the steps that may go, the state they end in, the plan for it."""
+    """What a batch comes to: the state it ends in, and the plan for it.
 
+    tickets: those that nobody blames, in order; each is either a step or refused by the fold.
+    left_out: fragments of earlier changes that cannot be bound now.
+    """
+
+    tickets: tuple[Ticket, ...]
     steps: tuple[Step, ...]
+    refused: tuple[tuple[Ticket, Refusal], ...]
     state: State
     plan: Plan
     left_out: frozenset[str]
 
-    def before(self, extra: "Settled") -> "Settled":
-        """Return both, *extra* having been settled on top of this one."""
-        return Settled(self.steps + extra.steps, extra.state, extra.plan, extra.left_out)
+    def on(self, ground: "Settled") -> "Settled":
+        """Return both, this one having been settled on top of *ground*."""
+        return replace(
+            self,
+            tickets=ground.tickets + self.tickets,
+            steps=ground.steps + self.steps,
+            refused=ground.refused + self.refused,
+        )
 
 
 class Laps:
@@ -116,45 +127,47 @@ class Batch:
         self._deadline = deadline
         self._laps = laps
 
-    def settle(self, tickets: Sequence[Ticket], base: State | None = None) -> Settled:
-        """Fold and check until what is left is accepted; the refused are answered.
+    def settle(self, tickets: Sequence[Ticket], ground: Settled | None = None) -> Settled:
+        """Fold and check until what is left is accepted; the blamed are answered.
 
-        A fragment that is named belongs to the steps that wrote it: they are refused and the
-        rest is folded again. When nobody is named, halves are settled one after the other, which
-        ends at single steps. A fragment that no step wrote and that cannot be bound is left out.
+        A fragment that is named is its writer's fault, who is refused; the rest is folded again,
+        so that each gets the answer it would have got without. Where nobody wrote what is named,
+        or several did, halves are settled one on top of the other, which ends at single tickets.
+        What no ticket wrote and cannot be bound is left out.
+
+        ground: what is settled below; otherwise the base, which nobody has checked.
+        Raises CheckRefused if the ground itself is refused.
         """
-        base = self._base if base is None else base
-        left_out: frozenset[str] = frozenset()
+        base = ground.state if ground else self._base
+        left_out = ground.left_out if ground else frozenset()
+        tickets = tuple(tickets)
         while True:
-            state, steps = self._fold(base, tickets)
+            state, steps, refused = self._fold(base, tickets)
             plan = self._proxy.plan(self._proxy.render(state, left_out), self._observation)
             self._laps.lap("fold")
             try:
                 if not plan.is_empty:
                     self._proxy.check(plan, self._deadline)
-                return Settled(steps, state, plan, left_out)
+                return Settled(tickets, steps, refused, state, plan, left_out)
             except CannotBind as error:
-                guilty = self._writers(steps, frozenset(error.reasons))
-                for step, names in guilty.items():
-                    owners = self._proxy.render(step.after).parts
-                    step.ticket.say(
-                        refusal(
-                            error.reasons[name]
-                            if owners[name].owner == step.folded.subject
-                            else replace(error.reasons[name], pointer=step.folded.changed_at)
-                            for name in sorted(names)
-                        )
-                    )
-                left_out |= frozenset(error.reasons) if not guilty else frozenset()
+                found: CannotBind | CheckRefused = error
+                writers = self._writers(steps, frozenset(error.reasons))
+                if not writers:
+                    left_out |= frozenset(error.reasons)
             except CheckRefused as error:
-                guilty = self._writers(steps, error.fragments)
-                if not guilty:
-                    return self._search(base, steps, error)
-                for step in guilty:
-                    step.ticket.say(Unprocessable(str(error), [Fault("", error.words)]))
+                found = error
+                writers = self._writers(steps, error.fragments)
+                if not writers:
+                    return self._search(tickets, error, ground)
             finally:
                 self._laps.lap("check")
-            tickets = [step.ticket for step in steps if step not in guilty]
+            if any(len(several) > 1 for several in writers.values()):
+                return self._search(tickets, found, ground)
+            guilty = {step for (step,) in writers.values()}
+            for step in guilty:
+                names = [name for name in sorted(writers) if writers[name] == [step]]
+                step.ticket.say(self._blame(step, names, found))
+            tickets = tuple(one for one in tickets if one.answer is None)
 
     def activate(self, settled: Settled, *, may_start: bool) -> tuple[Applied, Settled]:
         """Make the plan live; after a refusal by load, once more without the new addresses."""
@@ -172,8 +185,7 @@ class Batch:
             for step in added:
                 fault = Fault("/protocol_port", str(error), is_conflict=True)
                 step.ticket.say(Conflict(str(error), [fault]))
-            rest = [step.ticket for step in settled.steps if step not in added]
-            settled = self.settle(rest)
+            settled = self.settle([one for one in settled.tickets if one.answer is None])
             if settled.plan.is_empty:
                 return Applied("none", str(error), observation.worker_pid, True), settled
             applied = self._proxy.activate(settled.plan, self._deadline, may_start=False)
@@ -181,48 +193,66 @@ class Batch:
             self._laps.lap("activate")
         return applied, settled
 
-    def _fold(self, base: State, tickets: Sequence[Ticket]) -> tuple[State, tuple[Step, ...]]:
-        """Fold *tickets* over *base* in order; the refused are answered and left out."""
-        state, steps = base, []
+    def _fold(
+        self, base: State, tickets: Sequence[Ticket]
+    ) -> tuple[State, tuple[Step, ...], tuple[tuple[Ticket, Refusal], ...]]:
+        """Fold *tickets* over *base* in order: the state, the steps to it, and the refused."""
+        state, steps, refused = base, [], []
         for ticket in tickets:
             try:
                 after, folded = fold(state, ticket.intent, self._kinds)
             except Refusal as error:
-                ticket.say(error)
+                refused.append((ticket, error))
                 continue
             steps.append(Step(ticket, state, after, folded))
             state = after
-        return state, tuple(steps)
+        return state, tuple(steps), tuple(refused)
 
-    def _search(self, base: State, steps: Sequence[Step], error: CheckRefused) -> Settled:
-        """Settle *steps* when HAProxy names none of them."""
-        tickets = [step.ticket for step in steps]
+    def _search(
+        self,
+        tickets: Sequence[Ticket],
+        error: CannotBind | CheckRefused,
+        ground: Settled | None,
+    ) -> Settled:
+        """Settle *tickets* when what HAProxy says names none of them, or several."""
+        if not tickets:
+            raise error
         if len(tickets) > 1:
             half = len(tickets) // 2
-            first = self.settle(tickets[:half], base)
-            rest = self.settle(tickets[half:], first.state)
-            return first.before(rest)
-        plan = self._proxy.plan(self._proxy.render(base), self._observation)
-        if not tickets or not plan.is_empty:
-            self._proxy.check(
-                plan, self._deadline
-            )  # without the step: when refused, it is not its fault
-        for ticket in tickets:
-            ticket.say(Unprocessable(str(error), [Fault("", error.words)]))
-        return self.settle([], base)
+            first = self.settle(tickets[:half], ground)
+            return self.settle(tickets[half:], first).on(first)
+        ground = ground or self._checked_base()
+        tickets[0].say(Unprocessable(str(error), [Fault("", str(error))]))
+        return replace(ground, tickets=(), steps=(), refused=())
 
-    def _writers(
-        self, steps: Sequence[Step], fragments: frozenset[str]
-    ) -> dict[Step, frozenset[str]]:
-        """Return the steps that changed any of *fragments*, with those they changed."""
-        writers = {}
+    def _checked_base(self) -> Settled:
+        """Settle nothing: what is refused even so is nobody's fault here."""
+        base = self.settle([])
+        if base.plan.is_empty:
+            self._proxy.check(base.plan, self._deadline)
+        return base
+
+    def _writers(self, steps: Sequence[Step], fragments: frozenset[str]) -> dict[str, list[Step]]:
+        """Return the steps that changed each of *fragments*, where any did."""
+        writers: dict[str, list[Step]] = {}
         for step in steps if fragments else ():
             before = self._proxy.render(step.before).parts
             after = self._proxy.render(step.after).parts
-            names = frozenset(name for name in fragments if before.get(name) != after.get(name))
-            if names:
-                writers[step] = names
+            for name in fragments:
+                if before.get(name) != after.get(name):
+                    writers.setdefault(name, []).append(step)
         return writers
+
+    def _blame(self, step: Step, names: Sequence[str], error: CannotBind | CheckRefused) -> Refusal:
+        """Return the refusal of *step*, which wrote the fragments *names*."""
+        if isinstance(error, CheckRefused):
+            return Unprocessable(str(error), [Fault("", error.words)])
+        parts, place = self._proxy.render(step.after).parts, step.folded.changed_at
+        return refusal(
+            fault if parts[name].owner == step.folded.subject else replace(fault, pointer=place)
+            for name in names
+            if (fault := error.reasons[name])
+        )
 
     def _adds_bind(self, step: Step) -> bool:
         before = set(self._proxy.render(step.before).binds.values())

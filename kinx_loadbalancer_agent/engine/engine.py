@@ -355,6 +355,8 @@ class Engine:
         full = self._proxy.render(settled.state).parts
         self._left_out = frozenset(full[name].owner for name in settled.left_out)
         self._state_conditions(applied)
+        for ticket, refusal in settled.refused:
+            ticket.say(refusal)
         change = self._generation - sum(bool(step.folded.changes) for step in settled.steps)
         for step in settled.steps:
             changed = bool(step.folded.changes)

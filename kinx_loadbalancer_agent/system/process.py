@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -29,10 +30,13 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
     into the background must close them, as HAProxy does.
     Raises ProgramMissing if it cannot be started, TimedOut (and kills it) after *timeout_seconds*.
     """
+    # Debian's users do not have the directories of HAProxy and ip in their PATH.
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    program = shutil.which(argv[0], path=path) or argv[0]
     with effects.step(f"run {argv[0].rsplit('/', 1)[-1]}"):
         try:
             ended = subprocess.run(
-                argv,
+                [program, *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_seconds,
