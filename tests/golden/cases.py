@@ -1,0 +1,47 @@
+"""The cases: a directory each, with the documents that callers sent and the files that follow."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kinx_loadbalancer_agent.services.haproxy.view import Node, Renderer
+from kinx_loadbalancer_agent.services.text import Templates
+from tests.unit.desired import Desired
+
+DIRECTORY = Path(__file__).with_name("cases")
+CASES = sorted(path.name for path in DIRECTORY.iterdir() if path.is_dir())
+NODE = Node(
+    node_name="lbv-37f0c3aa-a754-4f2c-9712-e35422002cea",
+    admin_socket=Path("/run/haproxy/admin.sock"),  # named only: ``haproxy -c`` binds nothing
+    agent_socket=Path("/run/haproxy/kinx.sock"),
+    default_connection_limit=12000,
+    is_root=True,
+)
+
+
+def documents(case: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the documents of *case* in order: kind, body, parent."""
+    for document in _given(case)["documents"]:
+        yield document["kind"], document["body"], document.get("parent", "")
+
+
+def rendered(case: str) -> dict[str, bytes]:
+    """Return the files that the agent makes of the documents of *case*."""
+    desired = Desired()
+    for kind, body, parent in documents(case):
+        desired.post(kind, body, parent)
+    node = replace(NODE, is_root=_given(case)["is_root"])
+    target = Renderer(desired.kinds, Templates(), node).render(desired.state)
+    return {name: part.content for name, part in target.parts.items()}
+
+
+def expected(case: str) -> dict[str, bytes]:
+    """Return the files that *case* holds."""
+    return {path.name: path.read_bytes() for path in (DIRECTORY / case).glob("*.cfg")}
+
+
+def _given(case: str) -> dict[str, Any]:
+    given: dict[str, Any] = json.loads((DIRECTORY / case / "state.json").read_text())
+    return given

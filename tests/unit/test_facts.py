@@ -1,0 +1,96 @@
+"""What HAProxy 2.6.12 answered on its sockets, as values."""
+
+from pathlib import Path
+
+import pytest
+
+from kinx_loadbalancer_agent.services.haproxy import facts
+from kinx_loadbalancer_agent.services.haproxy.view import shown_frontend, shown_server
+
+RECORDED = Path(__file__).with_name("recorded")
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"{name}.txt").read_text()
+
+
+def test_a_worker_says_who_it_is_and_which_shape_it_has() -> None:
+    worker = facts.worker(recorded("show_info"))
+
+    assert worker == facts.Worker(13605, "2.6.12-1+deb12u4", "4f1c2a")
+
+
+def test_a_worker_of_a_foreign_configuration_says_no_shape() -> None:
+    text = "".join(
+        line for line in recorded("show_info").splitlines(True) if not line.startswith("descr")
+    )
+
+    worker = facts.worker(text)
+
+    assert worker is not None
+    assert worker.description is None
+
+
+@pytest.mark.parametrize(
+    ("name", "master"),
+    [
+        ("show_proc", facts.Master(13604, 0, 0, (13605,), ())),
+        ("show_proc_old_workers", facts.Master(13604, 1, 0, (13609,), (13605,))),
+        ("show_proc_failed", facts.Master(13604, 2, 1, (13609,), (13605,))),
+    ],
+)
+def test_a_master_says_how_its_last_reload_went_and_which_workers_it_has(
+    name: str, master: facts.Master
+) -> None:
+    assert facts.master(recorded(name)) == master
+
+
+@pytest.mark.parametrize("text", ["", "\n", "Unknown command: 'show'\n"])
+def test_another_answer_is_no_fact(text: str) -> None:
+    assert facts.worker(text) is None
+    assert facts.master(text) is None
+    assert facts.servers(text) == facts.frontends(text) == frozenset()
+
+
+def beginnings(name: str) -> list[str]:
+    """Return every answer that ends too early, as that of a worker killed while it answers."""
+    text = recorded(name).rstrip("\n")
+    return [text[:length] for length in range(len(text))]
+
+
+def test_an_answer_cut_short_shows_nothing_that_is_not_so() -> None:
+    frontends = facts.frontends(recorded("show_stat"))
+    servers = facts.servers(recorded("show_servers_state"))
+
+    assert all(facts.frontends(text) <= frontends for text in beginnings("show_stat"))
+    assert all(facts.servers(text) <= servers for text in beginnings("show_servers_state"))
+
+
+def test_a_list_of_processes_cut_short_is_no_failed_reload() -> None:
+    cut = [facts.master(text) for text in beginnings("show_proc_old_workers")]
+
+    assert {master.failed for master in cut if master} == {0}
+    assert {master.pid for master in cut if master} == {13604}
+
+
+def test_frontends_are_described_as_a_target_describes_them() -> None:
+    shown = facts.frontends(recorded("show_stat"))
+
+    assert shown == {shown_frontend("li", "OPEN", 12000), shown_frontend("li:6", "OPEN", 7)}
+
+
+def test_servers_are_described_as_a_target_describes_them() -> None:
+    shown = facts.servers(recorded("show_servers_state"))
+
+    wanted = {
+        shown_server("backend-li", "one", "127.0.0.1", 21351, 1, disabled=False),
+        shown_server("backend-li", "two", "::1", 21351, 0, disabled=False),
+        shown_server("backend-li", "three", "192.0.2.3", 8080, 256, disabled=True),
+    }
+    assert wanted < shown
+
+
+def test_a_server_that_somebody_drains_is_not_as_any_target_wants_it() -> None:
+    (drained,) = [line for line in facts.servers(recorded("show_servers_state")) if "/four" in line]
+
+    assert drained != shown_server("backend-li", "four", "192.0.2.4", 8080, 5, disabled=False)
