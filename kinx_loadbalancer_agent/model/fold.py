@@ -159,7 +159,10 @@ class _Fold:
         if different:
             raise Conflict(
                 f"{existing.ref} exists with other content",
-                [Fault(f"/{name}", "differs from what is there", True) for name in different],
+                [
+                    self._placed(Fault(f"/{name}", "differs from what is there", True))
+                    for name in different
+                ],
                 existing.published(self._state),
                 etag(existing, self._state),
             )

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import psutil
+
 from kinx_loadbalancer_agent.errors import ProgramMissing, TimedOut
 from kinx_loadbalancer_agent.system import effects
 
@@ -52,6 +54,15 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
         ended.stdout.decode(errors="replace"),
         ended.stderr.decode(errors="replace"),
     )
+
+
+def runs(argv: Sequence[str]) -> bool:
+    """True when a process with the arguments *argv* is alive, whatever its program's path."""
+    for process in psutil.process_iter(["cmdline", "status"]):
+        arguments, status = process.info["cmdline"], process.info["status"]
+        if status != psutil.STATUS_ZOMBIE and (arguments or [])[1:] == list(argv[1:]):
+            return True
+    return False
 
 
 def end(pid: int, timeout_seconds: float) -> None:

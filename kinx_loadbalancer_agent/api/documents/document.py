@@ -3,16 +3,16 @@
 This module must never look at a state: what a member means together with others is the fold's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from kinx_loadbalancer_agent.errors import Fault, refusal
-from kinx_loadbalancer_agent.model.fold import escaped, reference_faults, validation_faults
-from kinx_loadbalancer_agent.model.intents import Create, Merge, Operation
+from kinx_loadbalancer_agent.errors import Fault, Refusal, refusal
+from kinx_loadbalancer_agent.model.fold import escaped, fold, reference_faults, validation_faults
+from kinx_loadbalancer_agent.model.intents import Create, Intent, Merge, Operation
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Resource
 from kinx_loadbalancer_agent.model.state import State
@@ -83,8 +83,11 @@ class Document:
     def merge(self, body: Mapping[str, Any], id: str, parent: str = "") -> Read:
         """Return what a PUT of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body, partial=True)
-        self._accept(reading, parent)
-        return Read(self._merging(reading, parent, id), tuple(reading.warnings))
+        operations = self._merging(reading, parent, id)
+        if reading.faults:
+            # The rest of the document is judged too, as far as it could be read.
+            self._refuse(reading, self._faults_of(operations))
+        return Read(operations, tuple(reading.warnings))
 
     def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
         """Return the members of *body* as values of the kind's fields."""
@@ -97,16 +100,25 @@ class Document:
         return (Merge(self.kind.name, id, reading.values, parent, reading.at),)
 
     def _accept(self, reading: Reading, parent: str = "") -> None:
-        if not reading.faults:
-            return
+        if reading.faults:
+            further = [
+                *self.kind.model.faults(reading.values),
+                *self.reference_faults(reading),
+                *self._parent_faults(reading, parent),
+            ]
+            self._refuse(reading, further)
+
+    def _refuse(self, reading: Reading, further: Iterable[Fault]) -> NoReturn:
         known = {fault.pointer for fault in reading.faults}
-        further = [
-            *self.kind.model.faults(reading.values),
-            *self.reference_faults(reading),
-            *self._parent_faults(reading, parent),
-        ]
         reading.faults += [fault for fault in further if fault.pointer not in known]
         raise refusal(dict.fromkeys(reading.faults))
+
+    def _faults_of(self, operations: tuple[Operation, ...]) -> tuple[Fault, ...]:
+        try:
+            fold(self._state(), Intent(operations), self._kinds)
+        except Refusal as error:
+            return error.faults
+        return ()
 
     def reference_faults(self, reading: Reading) -> Iterator[Fault]:
         """Yield the members that name something that is not there now."""

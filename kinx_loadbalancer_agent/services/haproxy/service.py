@@ -240,6 +240,10 @@ class Haproxy:
         argv = [settings.program, "-W", "-D", "-S", f"{settings.master_socket},mode,600"]
         argv += ["-f", str(settings.conf_d)]
         argv += ["-f", str(settings.extra_config)] if settings.extra_config else []
+        # An agent that was killed may have left one that does not answer yet. Two of them would
+        # share every port.
+        if process.runs(argv):
+            raise NotProven("haproxy is starting already")
         ended = process.run(argv, deadline.remaining())
         if ended.status != 0:
             raise LoadRefused(f"haproxy does not start: {ended.stderr.strip()[-500:]}")
