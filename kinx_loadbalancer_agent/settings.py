@@ -18,6 +18,7 @@ from kinx_loadbalancer_agent.errors import SettingsError
 CONFIG = Path("/etc/kinx_loadbalancer_agent/agent.toml")
 PREFIX = "KINX_"
 MAX_SOCKET_PATH = 97  # HAProxy binds a longer temporary name first; sun_path holds 108 (unix(7))
+ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
 UNSAFE = re.compile(r"[^A-Za-z0-9_./:@+-]")
 
 
@@ -38,9 +39,9 @@ def _short(path: Path) -> Path:
 
 
 def _endpoint(value: str) -> str:
-    address, _, port = value.rpartition(":")
-    if not address or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise ValueError("must be ADDRESS:PORT")
+    match = ENDPOINT.fullmatch(value)
+    if match is None or not 0 < int(match["port"]) <= 65535:
+        raise ValueError("must be ADDRESS:PORT, an IPv6 address in brackets")
     return value
 
 
@@ -155,7 +156,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(values: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:
     for section, keys in other.items():
-        if isinstance(keys, Mapping):
-            values.setdefault(section, {}).update(keys)
+        if isinstance(keys, Mapping) and isinstance(values.setdefault(section, {}), dict):
+            values[section].update(keys)
         else:
             values[section] = keys

@@ -13,6 +13,7 @@ from tests.machine import wait_until
 # `read` of a pipe that nobody writes: a shell that is killed in it leaves no `sleep` behind.
 SCRIPT = """\
 #!/bin/bash
+[ "$1" = -c ] && echo >> {count}
 if [ "$1" = -c ] && [ -s {slow} ]; then
     seconds=$(<{slow})
     touch {begun}
@@ -30,7 +31,9 @@ class SlowChecks:
     def __init__(self, directory: Path) -> None:
         self._slow, self._begun = directory / "slow", directory / "begun"
         self._program, pipe = directory / "haproxy", directory / "pipe"
-        text = SCRIPT.format(slow=self._slow, begun=self._begun, pipe=pipe)
+        self._count = directory / "count"
+        self._count.touch()
+        text = SCRIPT.format(slow=self._slow, begun=self._begun, pipe=pipe, count=self._count)
         self._program.write_text(text)
         self._program.chmod(self._program.stat().st_mode | stat.S_IXUSR)
         os.mkfifo(pipe)
@@ -39,6 +42,11 @@ class SlowChecks:
     def environment(self) -> dict[str, str]:
         """What makes the agent use it."""
         return {"KINX_HAPROXY_PROGRAM": str(self._program)}
+
+    @property
+    def count(self) -> int:
+        """How many checks there were."""
+        return len(self._count.read_text())
 
     def take(self, seconds: float) -> None:
         """Let every check that begins from now on take *seconds* longer."""
