@@ -156,7 +156,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(values: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:
     for section, keys in other.items():
-        if isinstance(keys, Mapping) and isinstance(values.setdefault(section, {}), dict):
-            values[section].update(keys)
-        else:
+        before = values.setdefault(section, {})
+        if not isinstance(keys, Mapping):
             values[section] = keys
+        elif isinstance(before, dict):  # what is no section stays, to be refused as such
+            before.update(keys)
