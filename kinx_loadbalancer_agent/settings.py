@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kinx_loadbalancer_agent.errors import SettingsError
+from kinx_loadbalancer_agent.model.types import StickExpire, StickSize
 
 CONFIG = Path("/etc/kinx_loadbalancer_agent/agent.toml")
 PREFIX = "KINX_"
@@ -90,6 +91,8 @@ class HaproxySettings(_Section):
     agent_socket: SocketPath = Path("/run/haproxy/kinx.sock")
     master_socket: SocketPath = Path("/run/haproxy/master.sock")
     default_connection_limit: Annotated[int, Field(ge=1, le=2_147_483_647)] = 12000
+    stick_size: StickSize = "200k"
+    stick_expire: StickExpire = "1d"
 
 
 class Settings(_Section):

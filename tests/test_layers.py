@@ -24,7 +24,8 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "errors": (),
     "logs": (),
-    "settings": ("errors",),
+    # A field's type is written once: a stick table's size is the same in a setting and a document.
+    "settings": ("model.types", "errors"),
     "model": ("model", "errors"),
     "system": ("system", "errors"),
     "engine": ("engine", "model", "system", "errors"),

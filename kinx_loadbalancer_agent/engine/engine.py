@@ -38,7 +38,7 @@ log = structlog.get_logger()
 MAX_WAITING = 48
 TAKE_UP_SECONDS = 5.0
 BATCH_SECONDS = 10.0
-LINGER_SECONDS = 0.005
+LINGER_SECONDS = 0.015
 MAX_LINGER_SECONDS = 0.040
 LOOK_SECONDS = 0.5
 SCAN_SECONDS = 2.0
@@ -204,16 +204,16 @@ class Engine:
             self._mutex.wait_for(lambda: self._queue or self._stopping, wait)
             tickets, self._queue = self._queue, []
         if tickets and self._batch(tickets) and len(tickets) > 1:
-            self._linger()
+            self._linger(len(tickets))
         if self._clock.monotonic() >= self._next_look and not self._stopping:
             self._batch([])
 
-    def _linger(self) -> None:
+    def _linger(self, answered: int) -> None:
         """Let callers who wait for their answers before they go on come back together."""
         deadline = Deadline.after(self._clock, MAX_LINGER_SECONDS)
         with self._mutex:
-            known = -1
-            while len(self._queue) > known and not deadline.has_passed:
+            known, expected = -1, len(self._queue) + answered
+            while known < len(self._queue) < expected and not deadline.has_passed:
                 known = len(self._queue)
                 self._mutex.wait(deadline.remaining(LINGER_SECONDS))
 
@@ -242,9 +242,9 @@ class Engine:
             self._say(tickets, error)
             self.conditions.set("Applied", "False", "StateUnusable", str(error), "error")
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            kept = StateFull(f"cannot write: {error.strerror}") if full else None
-            self._say(tickets, kept or Unavailable(f"cannot write: {error.strerror}"))
+            words = f"the machine refuses: {error.strerror or error}; nothing was kept"
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self._say(tickets, StateFull(words) if is_full else Unavailable(words))
             self._failed(error)
         except Exception:
             log.exception("batch failed")

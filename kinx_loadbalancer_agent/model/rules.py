@@ -65,7 +65,9 @@ def decide_pool(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
 def listener(state: State, listener: Listener) -> Iterator[Fault]:
     """Yield what *state* has against *listener*."""
     address = bind_address(state, listener)
-    if address is None:
+    owner = listener.loadbalancer_id
+    is_orphan = owner is not None and state.get(Ref("loadbalancers", "", owner)) is None
+    if address is None and not is_orphan:
         yield Fault("/vip_address", "is required: its load balancer has none")
     for same_port in state.having("listeners", "protocol_port", listener.protocol_port):
         other = cast(Listener, same_port)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from kinx_loadbalancer_agent.errors import TimedOut, Unreachable
 from kinx_loadbalancer_agent.system import effects
 
 Endpoint = tuple[str, int]
+
+NETLINK_ROUTE, NLM_F_REQUEST, RTM_NEWROUTE, RTM_GETROUTE = 0, 1, 24, 26  # linux/rtnetlink.h
+RTA_DST, RTN_LOCAL = 1, 2
+KERNEL_SECONDS = 1.0
 
 LISTEN = "0A"  # include/net/tcp_states.h
 
@@ -90,6 +95,22 @@ def listening() -> Counter[Endpoint]:
                 address, port = local.split(":")
                 found[_address(address), int(port, 16)] += 1
     return found
+
+
+def is_local(address: str) -> bool:
+    """True when the kernel's routing table takes *address* for one of its own (rtnetlink(7))."""
+    packed = IPAddress(address).packed
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    route = struct.pack("=8BI", family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
+    attribute = struct.pack("=HH", 4 + len(packed), RTA_DST) + packed
+    length = 16 + len(route) + len(attribute)
+    header = struct.pack("=IHHII", length, RTM_GETROUTE, NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as kernel:
+        kernel.settimeout(KERNEL_SECONDS)
+        kernel.send(header + route + attribute)
+        answer = kernel.recv(65536)
+    (kind,) = struct.unpack_from("=H", answer, 4)
+    return kind == RTM_NEWROUTE and answer[16 + 7] == RTN_LOCAL
 
 
 def held_by(pid: int) -> frozenset[Endpoint]:

@@ -5,15 +5,14 @@ host and free: 2.6 accepts an address it cannot bind in ``-c``, and in a reload 
 listener for two seconds over it (measured).
 """
 
-import json
 import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from netaddr import IPAddress, IPNetwork, IPSet
+from netaddr import IPAddress
 
-from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, Fault, ProgramMissing
+from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, Fault
 from kinx_loadbalancer_agent.services.haproxy.view import endpoint
 from kinx_loadbalancer_agent.system import process, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline
@@ -42,9 +41,7 @@ def configuration(program: str, staged: Path, extra: Path | None, deadline: Dead
     raise CheckRefused(text or f"exit status {ended.status}", fragments)
 
 
-def addresses(
-    wanted: Mapping[str, Endpoint], held: Collection[Endpoint], deadline: Deadline
-) -> None:
+def addresses(wanted: Mapping[str, Endpoint], held: Collection[Endpoint]) -> None:
     """Prove that HAProxy can bind *wanted*, by fragment, beside *held*, which it has bound.
 
     Raises CannotBind with every one that it could not.
@@ -53,11 +50,10 @@ def addresses(
     if not new:
         return
     held_ports = {port for _, port in held}
-    local = _local_addresses(deadline)
     reasons = {}
     for name, (address, port) in new.items():
         where = endpoint(address, port)
-        if IPAddress(address) not in local and not _is_wildcard(address):
+        if not _is_wildcard(address) and not sockets.is_local(address):
             detail = f"cannot bind {where}: the address is not on this host"
             reasons[name] = Fault("/vip_address", detail, is_conflict=True)
             continue
@@ -74,16 +70,3 @@ def addresses(
 
 def _is_wildcard(address: str) -> bool:
     return int(IPAddress(address)) == 0
-
-
-def _local_addresses(deadline: Deadline) -> IPSet:
-    """Return what the kernel's routing table takes for its own (ip-route(8), table local)."""
-    found = IPSet()
-    for family in ("-4", "-6"):
-        argv = ["ip", "-j", family, "route", "show", "table", "local", "type", "local"]
-        ended = process.run(argv, deadline.remaining())
-        if ended.status != 0:
-            raise ProgramMissing("ip", ended.stderr.strip())
-        for route in json.loads(ended.stdout or "[]"):
-            found.add(IPNetwork(route["dst"]))
-    return found

@@ -4,6 +4,7 @@ A target goes whole into the idle slot, is checked there and takes effect by one
 link. A projection of the store: renamed, never fsynced. This module must never judge content.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -45,10 +46,12 @@ class ConfD:
         """Return the fragments that HAProxy would load now; only what was touched is read."""
         if not self._path.is_dir():
             return {}
-        found = {}
-        for file in self._path.iterdir():
-            if file.suffix == ".cfg" and not file.name.startswith(".") and file.is_file():
-                found[file.name] = self._content(self._path.resolve() / file.name)
+        found, directory = {}, self._path.resolve()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.endswith(".cfg") and not name.startswith(".") and entry.is_file():
+                    found[name] = self._content(directory / name)
         return found
 
     def stage(self, parts: Mapping[str, Part]) -> Path:
@@ -98,11 +101,16 @@ class ConfD:
         return back
 
     def put_foreign_aside(self) -> None:
-        """Move every fragment of the current slot that the agent did not write beside it."""
+        """Move every file of the current slot that the agent did not write beside it."""
         current = self.current
+        if current is None:
+            return
         aside = self._path.with_name(f"{self._path.name}.foreign")
-        for name, content in self.read().items() if current else ():
-            if current is not None and not content.startswith(self._mark):
+        with os.scandir(current) as entries:
+            names = [entry.name for entry in entries if entry.is_file()]
+        for name in names:
+            is_ours = name.endswith(".cfg") and self._content(current / name).startswith(self._mark)
+            if not is_ours and not name.startswith("."):
                 files.make_directory(aside, DIRECTORY_MODE)
                 files.move(current / name, _free(aside / name))
 

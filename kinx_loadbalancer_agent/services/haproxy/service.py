@@ -60,6 +60,8 @@ class Haproxy:
             settings.agent_socket,
             settings.default_connection_limit,
             is_root=os.geteuid() == 0,
+            stick_size=settings.stick_size,
+            stick_expire=settings.stick_expire,
         )
         self._settings = settings
         self._own = own
@@ -162,7 +164,7 @@ class Haproxy:
 
     def check(self, plan: Plan, deadline: Deadline) -> None:
         """Prove addresses, then stage the target and ask ``haproxy -c``."""
-        check.addresses(plan.target.binds, self._held(), deadline)
+        check.addresses(plan.target.binds, self._held())
         staged = self._stage(plan.target)
         extra = self._settings.extra_config
         check.configuration(self._settings.program, staged, extra, deadline)

@@ -26,8 +26,6 @@ from kinx_loadbalancer_agent.services.haproxy import shape
 from kinx_loadbalancer_agent.services.text import Templates
 
 BALANCE = {"ROUND_ROBIN": "roundrobin", "LEAST_CONNECTIONS": "leastconn", "SOURCE_IP": "source"}
-STICK_SIZE = "200k"
-STICK_EXPIRE = "1d"
 MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
 
 
@@ -35,6 +33,7 @@ MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
 class Node:
     """What the configuration says of the node itself.
 
+    stick_size, stick_expire: of the stick table of a pool that names none.
     is_root: HAProxy drops its privileges and logs to ``/dev/log`` only when it starts as root.
     """
 
@@ -43,6 +42,8 @@ class Node:
     agent_socket: Path
     default_connection_limit: int
     is_root: bool
+    stick_size: str = "200k"
+    stick_expire: str = "1d"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _backend(
         "name": pool.backend,
         "mode": pool.mode,
         "balance": BALANCE[pool.lb_algorithm],
-        "stick": _stick(pool, is_ipv6),
+        "stick": _stick(node, pool, is_ipv6),
         "inserts_cookie": by_cookie,
         "check": monitor and _check(monitor),
         "servers": [_server(member, monitor, by_cookie) for member in ordered],
@@ -162,11 +163,11 @@ def _backend(
     return View({"backend": values}, shows=shows)
 
 
-def _stick(pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
+def _stick(node: Node, pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
     """Return the stick table: of the cookie, else of the source; an inserted cookie needs none."""
     persistence = pool.session_persistence
-    size = pool.stick_size or STICK_SIZE
-    expire = pool.stick_expire or STICK_EXPIRE
+    size = pool.stick_size or node.stick_size
+    expire = pool.stick_expire or node.stick_expire
     if persistence is not None and persistence.type == "HTTP_COOKIE":
         return None
     if persistence is not None and persistence.type == "APP_COOKIE":
