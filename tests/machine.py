@@ -81,6 +81,7 @@ class Backend:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each answer on a kept connection takes 40 ms
 
             def do_GET(self) -> None:
                 self.send_response(200)
