@@ -173,10 +173,12 @@ class Machine:
             if self.process is not None:
                 self.process.kill()
                 self.process.wait()
-        for pid in self.haproxy_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-                os.kill(pid, signal.SIGKILL)
+        while pids := self.haproxy_pids():  # until one that was just being forked is gone too
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
         for backend in self.backends:
             backend.stop()
         shutil.rmtree(self.root, ignore_errors=True)

@@ -146,7 +146,7 @@ class Batch:
             plan = self._proxy.plan(self._proxy.render(state, left_out), self._observation)
             self._laps.lap("fold")
             try:
-                if not plan.is_empty:
+                if not plan.is_empty or not self._observation.is_running:
                     self._proxy.check(plan, self._deadline)
                 return Settled(tickets, steps, refused, state, plan, left_out)
             except CannotBind as error:

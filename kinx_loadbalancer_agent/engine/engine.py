@@ -302,13 +302,16 @@ class Engine:
         self._next_scan = self._clock.monotonic() + SCAN_SECONDS
         self._last_scan = self._clock.time()
         if is_drift:
-            self._found += 1
-            self.conditions.set("Drift", "True", "Foreign", plan.because, "warning")
-            log.warning("drift found", what=plan.because)
+            self._drifted(plan.because)
         elif plan.is_empty:
             self._repaired = self._found
             self.conditions.set("Drift", "False", "None", "nothing was changed behind the agent")
         return False
+
+    def _drifted(self, what: str) -> None:
+        self._found += 1
+        self.conditions.set("Drift", "True", "Foreign", what, "warning")
+        log.warning("drift found", what=what)
 
     def _commit(self, settled: Settled, applied: Applied, deadline: Deadline) -> None:
         """Keep what changed; when that fails, the proxy goes back to what is kept."""
@@ -355,6 +358,8 @@ class Engine:
         full = self._proxy.render(settled.state).parts
         self._left_out = frozenset(full[name].owner for name in settled.left_out)
         self._state_conditions(applied)
+        if applied.put_aside and settled.steps:  # a look has said so already
+            self._drifted(f"put aside: {', '.join(applied.put_aside)}")
         for ticket, refusal in settled.refused:
             ticket.say(refusal)
         change = self._generation - sum(bool(step.folded.changes) for step in settled.steps)

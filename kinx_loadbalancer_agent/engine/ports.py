@@ -75,12 +75,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done to make a change live, and the worker it is live in."""
+    """What was done to make a change live, and the worker it is live in.
+
+    put_aside: files of others that were in the way.
+    """
 
     by: Literal["runtime", "reload", "none"]
     because: str
     pid: int | None
     is_live: bool
+    put_aside: tuple[str, ...] = ()
 
     def published(self, change: int) -> dict[str, Any]:
         """Return the member ``applied`` of an answer."""
@@ -108,6 +112,7 @@ class Proxy(Protocol):
     def check(self, plan: Plan, deadline: Deadline) -> None:
         """Prove as much as can be proven before anything is touched.
 
+        An empty plan is asked for its addresses only: a process that does not run may lose them.
         Raises CannotBind or CheckRefused with the fragments at fault.
         """
         ...

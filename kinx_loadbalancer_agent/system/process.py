@@ -65,6 +65,20 @@ def runs(argv: Sequence[str]) -> bool:
     return False
 
 
+def with_argument(argument: str) -> list[int]:
+    """Return the processes that have *argument* among theirs."""
+    found = psutil.process_iter(["cmdline"])
+    return [process.pid for process in found if argument in (process.info["cmdline"] or [])]
+
+
+def is_alive(pid: int) -> bool:
+    """True while process *pid* runs; one that has ended and waits to be reaped does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def end(pid: int, timeout_seconds: float) -> None:
     """End process *pid* by SIGTERM, by SIGKILL after *timeout_seconds*; an ended one is fine.
 

@@ -171,7 +171,7 @@ def test_foreign_fragments_are_put_aside_and_ours_are_not(path: Path) -> None:
     confd = live(path, a="1")
     for content in ("first\n", "second\n"):
         (path / "z.cfg").write_text(content)
-        confd.put_foreign_aside()
+        confd.put_foreign_aside(None)
 
     aside = path.with_name("conf.d.foreign")
     assert contents(path) == {"a": "1"}

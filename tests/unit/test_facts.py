@@ -17,7 +17,8 @@ def recorded(name: str) -> str:
 def test_a_worker_says_who_it_is_and_which_shape_it_has() -> None:
     worker = facts.worker(recorded("show_info"))
 
-    assert worker == facts.Worker(13605, "2.6.12-1+deb12u4", "4f1c2a")
+    limits = "Maxconn 9979 ConnRateLimit 0 SessRateLimit 0 SslRateLimit 0"
+    assert worker == facts.Worker(13605, "2.6.12-1+deb12u4", "4f1c2a", limits)
 
 
 def test_a_worker_of_a_foreign_configuration_says_no_shape() -> None:
@@ -83,9 +84,9 @@ def test_servers_are_described_as_a_target_describes_them() -> None:
     shown = facts.servers(recorded("show_servers_state"))
 
     wanted = {
-        shown_server("backend-li", "one", "127.0.0.1", 21351, 1, disabled=False),
-        shown_server("backend-li", "two", "::1", 21351, 0, disabled=False),
-        shown_server("backend-li", "three", "192.0.2.3", 8080, 256, disabled=True),
+        shown_server("backend-li", "one", "127.0.0.1", 21351, 1, "", False),
+        shown_server("backend-li", "two", "::1", 21351, 0, "", False),
+        shown_server("backend-li", "three", "192.0.2.3", 8080, 256, "", True),
     }
     assert wanted < shown
 
@@ -93,4 +94,4 @@ def test_servers_are_described_as_a_target_describes_them() -> None:
 def test_a_server_that_somebody_drains_is_not_as_any_target_wants_it() -> None:
     (drained,) = [line for line in facts.servers(recorded("show_servers_state")) if "/four" in line]
 
-    assert drained != shown_server("backend-li", "four", "192.0.2.4", 8080, 5, disabled=False)
+    assert drained != shown_server("backend-li", "four", "192.0.2.4", 8080, 5, "", False)

@@ -5,7 +5,7 @@ link. A projection of the store: renamed, never fsynced. This module must never 
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import structlog
@@ -50,7 +50,7 @@ class ConfD:
         with os.scandir(directory) as entries:
             for entry in entries:
                 name = entry.name
-                if name.endswith(".cfg") and not name.startswith(".") and entry.is_file():
+                if name.endswith(".cfg") and not name.startswith(".") and not entry.is_dir():
                     found[name] = self._content(directory / name)
         return found
 
@@ -100,19 +100,29 @@ class ConfD:
 
         return back
 
-    def put_foreign_aside(self) -> None:
-        """Move every file of the current slot that the agent did not write beside it."""
+    def put_foreign_aside(self, ours: Collection[str] | None) -> tuple[str, ...]:
+        """Move every file of the current slot that the agent did not write beside it.
+
+        ours: the names it has written there; None when that is not known and the mark must do.
+        """
         current = self.current
         if current is None:
-            return
+            return ()
         aside = self._path.with_name(f"{self._path.name}.foreign")
         with os.scandir(current) as entries:
-            names = [entry.name for entry in entries if entry.is_file()]
-        for name in names:
-            is_ours = name.endswith(".cfg") and self._content(current / name).startswith(self._mark)
-            if not is_ours and not name.startswith("."):
-                files.make_directory(aside, DIRECTORY_MODE)
-                files.move(current / name, _free(aside / name))
+            names = [entry.name for entry in entries if not entry.is_dir()]
+        foreign = tuple(name for name in sorted(names) if not self._is_ours(current / name, ours))
+        for name in foreign:
+            files.make_directory(aside, DIRECTORY_MODE)
+            files.move(current / name, _free(aside / name))
+        return foreign
+
+    def _is_ours(self, file: Path, ours: Collection[str] | None) -> bool:
+        if file.name.startswith("."):  # HAProxy passes it over, and so do we
+            return True
+        if file.suffix != ".cfg" or (ours is not None and file.name not in ours):
+            return False
+        return self._content(file).startswith(self._mark)
 
     def _holds(self, file: Path, content: bytes) -> bool:
         """True when *file* is, untouched, what was written or read as *content*."""
@@ -126,7 +136,10 @@ class ConfD:
         known = self._known.get(file)
         if known is not None and known[0] == signature:
             return known[1]
-        content = file.read_bytes()
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:  # a link to nothing
+            content = b""
         if signature is not None:
             self._known[file] = (signature, content)
         return content

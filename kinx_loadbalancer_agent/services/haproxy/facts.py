@@ -7,17 +7,23 @@ from kinx_loadbalancer_agent.services.haproxy.view import shown_frontend, shown_
 
 FORCED_MAINTENANCE = 0x01  # srv_admin_state, HAProxy 2.6 management guide, 9.3 show servers state
 FORCED_DRAIN = 0x08
+CHECK_ENABLED = 0x04  # srv_check_state, include/haproxy/check-t.h
+LIMITS = ("Maxconn", "ConnRateLimit", "SessRateLimit", "SslRateLimit")
 MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+) \[failed: (?P<failed>\d+)\]")
 WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """``show info``: the process that answers, and the shape it says it has."""
+    """``show info``: the process that answers, and the shape it says it has.
+
+    limits: of the whole process, which commands on the socket can change.
+    """
 
     pid: int
     version: str
     description: str | None
+    limits: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ def worker(text: str) -> Worker | None:
     fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     if not fields.get("Pid", "").isdigit():
         return None
-    return Worker(int(fields["Pid"]), fields.get("Version", ""), fields.get("description"))
+    limits = " ".join(f"{name} {fields.get(name, '')}" for name in LIMITS)
+    version, description = fields.get("Version", ""), fields.get("description")
+    return Worker(int(fields["Pid"]), version, description, limits)
 
 
 def master(text: str) -> Master | None:
@@ -62,22 +70,32 @@ def servers(text: str) -> frozenset[str]:
     whole, _, _ = text.rpartition("\n")
     for line in whole.splitlines()[2:]:
         words = line.split(" ")
-        if len(words) > 18:
+        if len(words) > 22:
             admin = int(words[6])
             disabled = bool(admin & FORCED_MAINTENANCE)
             weight = words[7] if not admin & FORCED_DRAIN else f"{words[7]} drained"
-            found.add(
-                shown_server(words[1], words[3], words[4], words[18], weight, disabled=disabled)
-            )
+            check = f"{words[22]} {words[21]}" if int(words[13]) & CHECK_ENABLED else ""
+            server = shown_server(words[1], words[3], words[4], words[18], weight, check, disabled)
+            found.add(server)
     return frozenset(found)
 
 
 def frontends(text: str) -> frozenset[str]:
-    """Return the frontends of ``show stat -1 1 -1``, a line each as a target has them."""
+    """Return the frontends of ``show stat -1 5 -1``, a line each as a target has them.
+
+    A server whose connections somebody has limited is a line too, which no target has.
+    """
     whole, _, _ = text.rpartition("\n")
     header, *rows = whole.splitlines() or [""]
     columns = header.removeprefix("# ").split(",")
-    if not {"pxname", "slim", "status"} <= set(columns):
+    if not {"pxname", "svname", "slim", "status"} <= set(columns):
         return frozenset()
-    found = (dict(zip(columns, row.split(","), strict=False)) for row in rows if row)
-    return frozenset(shown_frontend(row["pxname"], row["status"], row["slim"]) for row in found)
+    name, server, limit, status = map(columns.index, ("pxname", "svname", "slim", "status"))
+    found = set()
+    for row in rows:
+        words = row.split(",", status + 1)
+        if len(words) > status and words[server] == "FRONTEND":
+            found.add(shown_frontend(words[name], words[status], words[limit]))
+        elif len(words) > status and words[limit]:
+            found.add(f"{words[name]}/{words[server]} limited to {words[limit]}")
+    return frozenset(found)

@@ -23,6 +23,6 @@ class Runtime:
 
     def shows(self, timeout_seconds: float) -> frozenset[str]:
         """Return the frontends and servers of the worker, a line each."""
-        frontends = sockets.ask(self._path, "show stat -1 1 -1", timeout_seconds)
+        frontends = sockets.ask(self._path, "show stat -1 5 -1", timeout_seconds)
         servers = sockets.ask(self._path, "show servers state", timeout_seconds)
         return facts.frontends(frontends) | facts.servers(servers)

@@ -13,6 +13,7 @@ import structlog
 from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Target
 from kinx_loadbalancer_agent.errors import (
     ApplyError,
+    CannotBind,
     LoadRefused,
     NotProven,
     TimedOut,
@@ -73,6 +74,7 @@ class Haproxy:
         self._live: Target | None = None
         self._staged: Target | None = None
         self._worker: facts.Worker | None = None
+        self._limits: str | None = None
         self._processes: facts.Master | None = None
 
     # --- observe ----------------------------------------------------------------------------
@@ -152,9 +154,13 @@ class Haproxy:
             if live is None or observation.digest != live.digest:
                 return "HAProxy runs another configuration"
             return shape.changes(live.parts, target.parts)
+        if self._live is None or self._limits is None:
+            self._limits = self._worker.limits if self._worker else None
         self._live = target
         if edited:
             return edited
+        if self._worker is not None and self._worker.limits != self._limits:
+            return f"HAProxy shows limits {self._worker.limits}, had {self._limits}"
         if observation.shows is not None and observation.shows != target.shows:
             return shape.summary(
                 [f"HAProxy shows {line}" for line in observation.shows - target.shows]
@@ -164,7 +170,14 @@ class Haproxy:
 
     def check(self, plan: Plan, deadline: Deadline) -> None:
         """Prove addresses, then stage the target and ask ``haproxy -c``."""
-        check.addresses(plan.target.binds, self._held())
+        try:
+            check.addresses(plan.target.binds, self._held())
+        except CannotBind:
+            if self._worker is not None or not self._starting():
+                raise
+            check.addresses(plan.target.binds, self._starting())
+        if plan.is_empty:
+            return
         staged = self._stage(plan.target)
         extra = self._settings.extra_config
         check.configuration(self._settings.program, staged, extra, deadline)
@@ -185,6 +198,11 @@ class Haproxy:
             return frozenset(self._live.binds.values())
         return sockets.held_by(self._worker.pid)
 
+    def _starting(self) -> frozenset[sockets.Endpoint]:
+        """Return what a HAProxy of this directory has bound that does not answer yet."""
+        pids = process.with_argument(str(self._settings.conf_d))
+        return frozenset(held for pid in pids for held in sockets.held_by(pid))
+
     def _stage(self, target: Target) -> Path:
         self._staged = None
         staged = self._confd.stage(target.parts)
@@ -202,7 +220,7 @@ class Haproxy:
             self._processes = self._master.processes(deadline, REEXECUTION_SECONDS)
         if self._staged is not target:
             self._stage(target)
-        self._confd.put_foreign_aside()
+        aside = self._put_aside(target)
         swap_back = self._confd.swap()
         self._staged = None
         try:
@@ -210,24 +228,31 @@ class Haproxy:
                 self._reload(target, deadline)
             elif self._own and may_start:
                 self._start(target, deadline)
-        except ApplyError as error:
+        except (ApplyError, OSError) as error:
             log.warning("putting haproxy back", error=str(error))
             swap_back()
             self._put_back(deadline)
             raise
         if self._worker is None:
-            return Applied("none", NOT_RUNNING, None, is_live=False)
+            return Applied("none", NOT_RUNNING, None, is_live=False, put_aside=aside)
         gone = frozenset(self._live.binds.values() if self._live else ())
         self._await_release(gone - frozenset(target.binds.values()), deadline)
         self._live = target
         log.info("haproxy reloaded", because=plan.because, pid=self._worker.pid)
-        return Applied("reload", plan.because, self._worker.pid, is_live=True)
+        return Applied("reload", plan.because, self._worker.pid, is_live=True, put_aside=aside)
 
     def prepare(self, target: Target) -> None:
         """Write *target* where the next start of HAProxy finds it."""
         self._stage(target)
-        self._confd.put_foreign_aside()
+        self._put_aside(target)
         self._confd.swap()
+
+    def _put_aside(self, target: Target) -> tuple[str, ...]:
+        """Keep what others have put into conf.d; what the agent wrote there is not theirs."""
+        before = self._live.parts.keys() if self._live else None
+        return self._confd.put_foreign_aside(
+            None if before is None else before | target.parts.keys()
+        )
 
     def _reload(self, target: Target, deadline: Deadline) -> None:
         assert self._processes is not None
@@ -268,7 +293,7 @@ class Haproxy:
         wanted = frozenset(target.binds.values())
         if not self._await_listening(lambda found: all(found[at] == 1 for at in wanted), limit):
             raise NotProven("haproxy does not listen once on every address of its listeners")
-        self._worker = worker
+        self._worker, self._limits = worker, worker.limits
         self._processes = self._master.processes(limit, REEXECUTION_SECONDS)
 
     def _worker_now(self, limit: Deadline) -> facts.Worker | None:
@@ -281,6 +306,9 @@ class Haproxy:
         try:
             processes = self._master.processes(limit)
         except ApplyError:
+            # A master that re-executes itself keeps its pid.
+            if self._processes is not None and not process.is_alive(self._processes.pid):
+                raise NotProven("haproxy has ended") from None
             return
         if processes.failed and processes.reloads > reloads:
             raise LoadRefused(

@@ -78,11 +78,18 @@ def shown_frontend(name: str, status: str, maxconn: int | str) -> str:
 
 
 def shown_server(
-    backend: str, name: str, address: str, port: int | str, weight: int | str, *, disabled: bool
+    backend: str,
+    name: str,
+    address: str,
+    port: int | str,
+    weight: int | str,
+    check: str,
+    disabled: bool,
 ) -> str:
-    """Return a server as a line to compare."""
+    """Return a server as a line to compare; *check*: where it is checked, '' when it is not."""
     mode = "maint" if disabled else "ready"
-    return f"{backend}/{name} {address} {port} {weight} {mode}"
+    checked = f"checked at {check}" if check else "unchecked"
+    return f"{backend}/{name} {address} {port} weight {weight} {mode} {checked}"
 
 
 def _frontend_sources(state: State, listener: Listener) -> tuple[Any, ...]:
@@ -156,7 +163,8 @@ def _backend(
             member.address,
             member.protocol_port,
             member.weight,
-            disabled=not member.enabled,
+            f"{member.monitor_address or '-'} {member.monitor_port or 0}" if monitor else "",
+            not member.enabled,
         )
         for member in ordered
     )
