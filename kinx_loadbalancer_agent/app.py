@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import threading
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import Settings
+from kinx_loadbalancer_agent.system import sockets
 from kinx_loadbalancer_agent.system.clock import Clock, SystemClock
 from kinx_loadbalancer_agent.system.files import Lock
 
@@ -32,6 +34,7 @@ UNREADABLE = (
 )
 THREADS = 64
 GRACEFUL_SECONDS = 20
+READ_SECONDS = 5.0
 
 
 def build_proxy(
@@ -122,6 +125,16 @@ def _finish(response: Response) -> Response:
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's worker, whose own refusals of what is no HTTP are problems too, not HTML."""
 
+    def handle(self, conn: Any) -> Any:
+        # gunicorn reads without a limit: some dozens of silent clients would take every thread.
+        sockets.limit_reads(conn.sock, READ_SECONDS)
+        return super().handle(conn)
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        # The next worker needs the state now, not when the last idle client is gone.
+        threading.Thread(target=self.app.retire, daemon=True).start()
+        super().handle_exit(sig, frame)
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         status = next((code for kind, code in UNREADABLE if isinstance(exc, kind)), 500)
         detail = str(exc) if status < 500 else problems.OUR_BUG
@@ -170,6 +183,11 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._engine = build_engine(self._settings, own_haproxy=self._own_haproxy)
         return build_app(self._settings, self._engine)
 
+    def retire(self) -> None:
+        """Answer what waits, take nothing more, give the state back."""
+        if self._engine is not None:
+            self._engine.stop()
+
     # Never raise in a hook: gunicorn then ends altogether.
 
     def _worker_started(self, worker: Any) -> None:
@@ -177,5 +195,4 @@ class Server(BaseApplication):  # type: ignore[misc]
             self._engine.start()
 
     def _worker_ended(self, server: Any, worker: Any) -> None:
-        if self._engine is not None:
-            self._engine.stop()
+        self.retire()

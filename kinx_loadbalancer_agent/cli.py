@@ -79,6 +79,7 @@ def serve(where: Where, listen: str | None, own_haproxy: bool) -> None:
     found = where.load(listen=listen)
     lock = files.Lock(found.agent.serve_lock)
     lock.take_or_fail(SystemClock())
+    files.protect(found.agent.state_directory, 0o700)
     store.read_format(found.agent.store)
     address, _, port = found.agent.listen.rpartition(":")
     taken = sockets.bind_error((address.strip("[]"), int(port)))
@@ -102,11 +103,13 @@ def credentials_add(where: Where, name: str, role: str) -> None:
     if not TOKEN.fullmatch(name) or ":" in name:
         _stop(MISUSED, "NAME must be 1 to 64 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
     path = where.load().agent.credentials
+    lock = _lock(path)
     known = _credentials(path)
     if any(one.name == name for one in known):
         _stop(REFUSED, f"cannot add {name}: it exists; remove it first")
     credential, secret = auth.new_credential(name, role)
     _keep(path, (*known, credential))
+    lock.release()
     click.echo(secret)
 
 
@@ -124,11 +127,13 @@ def credentials_list(where: Where) -> None:
 def credentials_remove(where: Where, name: str) -> None:
     """Take the credential of NAME away."""
     path = where.load().agent.credentials
+    lock = _lock(path)
     known = _credentials(path)
     rest = tuple(one for one in known if one.name != name)
     if rest == known:
         _stop(REFUSED, f"cannot remove {name}: there is no such credential")
     _keep(path, rest)
+    lock.release()
 
 
 @main.command()
@@ -215,8 +220,15 @@ def _credentials(path: Path) -> tuple[auth.Credential, ...]:
     return auth.Credentials(path).all()
 
 
-def _keep(path: Path, known: tuple[auth.Credential, ...]) -> None:
+def _lock(path: Path) -> files.Lock:
+    """Keep others from changing the credentials until it is released or this process ends."""
     files.make_directory(path.parent, 0o755)
+    lock = files.Lock(path.with_name(f".{path.name}.lock"))
+    lock.take_or_fail(SystemClock(), PATIENCE_SECONDS)
+    return lock
+
+
+def _keep(path: Path, known: tuple[auth.Credential, ...]) -> None:
     text = "".join(f"{one}\n" for one in known)
     files.write(path, text.encode(), mode=0o600, durable=True)
 

@@ -21,6 +21,7 @@ AgentError
     ├── NotProven            HAProxy does not show what it was told
     ├── Unreachable          nobody listens on a socket
     ├── TimedOut             no answer in time
+    ├── ProgramTimedOut      a program did not end in time
     └── ProgramMissing       a program cannot be started
 
 This module must never import another of ours.
@@ -196,6 +197,14 @@ class TimedOut(ApplyError):
     def __init__(self, peer: str, seconds: float) -> None:
         super().__init__(f"no answer from {peer} within {seconds:.1f} s")
         self.peer = peer
+
+
+class ProgramTimedOut(ApplyError):
+    """A program did not end in time."""
+
+    def __init__(self, program: str, seconds: float) -> None:
+        super().__init__(f"{program} did not end within {seconds:.1f} s")
+        self.program = program
 
 
 class ProgramMissing(ApplyError):

@@ -6,8 +6,8 @@ import sys
 import structlog
 
 
-def configure(*, debug: bool = False) -> None:
-    """Make every event one line; *debug* shows those of level debug too."""
+def configure() -> None:
+    """Make every event one line."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -18,9 +18,7 @@ def configure(*, debug: bool = False) -> None:
                 key_order=["timestamp", "level", "event"], bool_as_flag=False
             ),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -40,11 +40,7 @@ def blueprint(kind: Kind, kinds: Kinds, engine: Engine, *, refuse_unknown: bool)
     routes.add_url_rule(item, "delete", views.delete, methods=["DELETE"])
     if kind.named_by:
         routes.add_url_rule(item, "create_named", views.create, methods=["POST"])
-    if any(
-        reference.holds and reference.kind == kind.name
-        for row in kinds
-        for reference in row.references
-    ):
+    if kinds.holds(kind):
         cascade = f"{item}/delete_cascade"
         routes.add_url_rule(cascade, "cascade", views.delete_cascade, methods=["DELETE"])
     return routes

@@ -43,6 +43,7 @@ MAX_LINGER_SECONDS = 0.040
 LOOK_SECONDS = 0.5
 SCAN_SECONDS = 2.0
 MAX_BACK_OFF_SECONDS = 4.0
+RETRY_SECONDS = 1.0
 
 
 class Engine:
@@ -85,11 +86,6 @@ class Engine:
             raise Unavailable(self.conditions.message("Ready") or "taking over the state")
         return state
 
-    @property
-    def generation(self) -> int:
-        """The number of the last committed change."""
-        return self._generation
-
     def submit(self, intent: Intent) -> Answer:
         """Wait for the answer to *intent*, at most 15 s.
 
@@ -98,7 +94,9 @@ class Engine:
         """
         ticket = Ticket(intent, self._clock.monotonic())
         with self._mutex:
-            if self._waiting >= MAX_WAITING or self._stopping:
+            if self._stopping:
+                raise Unavailable("the agent is stopping; nothing was kept")
+            if self._waiting >= MAX_WAITING:
                 raise Unavailable("too many changes wait already")
             self._waiting += 1
             self._queue.append(ticket)
@@ -126,7 +124,8 @@ class Engine:
         if found is None:
             return None
         left_out = {(ref.kind, ref.id) for ref in self._left_out}
-        if any((named["kind"], named["id"]) in left_out for named in found["objects"]):
+        made = [named for named in found["objects"] if named["operation"] != "delete"]
+        if any((named["kind"], named["id"]) in left_out for named in made):
             message = self.conditions.message("ListenersBound")
             return found | {"state": "failed", "reason": message}
         if generation <= self._observed_generation:
@@ -167,23 +166,28 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._take_over()
-            while not self._stopping:
+            while self._state is None and not self._stopping:
+                self._take_over()
+            while self._queue or not self._stopping:
                 self._turn()
-        except (StateError, OSError) as error:
-            self.conditions.set("Ready", "False", "StateUnusable", str(error), "error")
-            log.error("state cannot be used", error=str(error))
         finally:
             self._give_back()
 
     def _take_over(self) -> None:
-        self.conditions.set("Ready", "False", "TakingOver", "taking over the state", "warning")
+        if not self.conditions.published():
+            self.conditions.set("Ready", "False", "TakingOver", "taking over the state", "warning")
         while not self._lock.take():
             if self._stopping:
                 return
             self._clock.sleep(0.01)
-        self._store = stores.Store(self._path, self._kinds)
-        self._state, self._generation = self._store.load()
+        try:
+            self._store = stores.Store(self._path, self._kinds)
+            self._state, self._generation = self._store.load()
+        except (StateError, OSError) as error:
+            if self.conditions.set("Ready", "False", "StateUnusable", str(error), "error"):
+                log.error("state cannot be used, will retry", error=str(error))
+            self._clock.sleep(RETRY_SECONDS)
+            return
         self._batch([])
         self.conditions.set("Ready", "True", "Serving", "changes are accepted")
         log.info("state taken over", generation=self._generation)
@@ -195,6 +199,7 @@ class Engine:
             ticket.say(Unavailable("the agent is stopping; nothing was kept"))
         if self._store is not None:
             self._store.close()
+        self._state = None  # another process decides from here on
         self._lock.release()
 
     def _turn(self) -> None:
@@ -373,7 +378,10 @@ class Engine:
             number = change if changed else self._generation
             if step.folded.subject in self._left_out:
                 done = Applied("none", self.conditions.message("ListenersBound"), None, False)
-            answer = Answer(step.folded, settled.state, done, number, queue | laps.laps)
+            # A later change of the batch may have deleted it.
+            is_there = settled.state.get(step.folded.subject) is not None
+            state = settled.state if is_there else step.after
+            answer = Answer(step.folded, state, done, number, queue | laps.laps)
             step.ticket.say(answer)
             if changed:
                 log.info(

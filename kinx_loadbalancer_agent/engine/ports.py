@@ -14,12 +14,14 @@ class Part:
     """One fragment of a configuration, and what the running process must show for it.
 
     owner: the resource that renders it.
+    proxy: what the process calls it; it shows others that are not ours to judge.
     bind: the address and port it asks for.
     shows: a line for each frontend and server, as the process would describe them.
     """
 
     content: bytes
     owner: Ref
+    proxy: str = ""
     bind: tuple[str, int] | None = None
     shows: tuple[str, ...] = ()
 

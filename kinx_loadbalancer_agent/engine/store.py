@@ -150,11 +150,14 @@ def read_format(path: Path) -> None:
 
 def read_change(path: Path, generation: int) -> dict[str, Any] | None:
     """Return what is kept of *generation* (see CONTRACT ``/api/changes``), None if nothing is."""
-    with closing(_reading(path)) as database:
-        row = database.execute(
-            "SELECT requested_at, who, delta, applied FROM changes WHERE generation = ?",
-            (generation,),
-        ).fetchone()
+    try:
+        with closing(_reading(path)) as database:
+            row = database.execute(
+                "SELECT requested_at, who, delta, applied FROM changes WHERE generation = ?",
+                (generation,),
+            ).fetchone()
+    except sqlite3.Error as error:
+        raise StateError(f"cannot read {path}: {error}") from error
     if row is None:
         return None
     requested_at, who, delta, applied = row

@@ -65,5 +65,5 @@ class State:
         parents = {**self.tables.get(ref.kind, {}), ref.parent: table}
         if not table:
             del parents[ref.parent]
-        kept = {key: index for key, index in self._indexes.items() if key[0] != ref.kind}
+        kept = {key: index for key, index in self._indexes.copy().items() if key[0] != ref.kind}
         return State({**self.tables, ref.kind: parents}, kept)

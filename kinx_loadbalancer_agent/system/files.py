@@ -19,7 +19,9 @@ def write(path: Path, content: bytes, *, mode: int, durable: bool = False) -> No
     durable: True also survives a power cut (fsync of file and directory).
     """
     draft = path.with_name(f".{path.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(draft, flags, mode)
     try:
         os.fchmod(descriptor, mode)
         with open(descriptor, "wb", closefd=False) as stream:
@@ -41,9 +43,12 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file *path*; a missing one is fine."""
+    """Remove *path*, a directory with all it holds; a missing one is fine."""
     with effects.step(f"remove {path.name}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def move(source: Path, target: Path) -> None:
@@ -61,14 +66,6 @@ def point(path: Path, target: str) -> None:
         os.rename(draft, path)
 
 
-def empty(directory: Path, mode: int) -> None:
-    """Make *directory* exist, empty, with *mode*."""
-    with effects.step(f"empty {directory.name}"):
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=mode, parents=True)
-        directory.chmod(mode)
-
-
 def make_directory(directory: Path, mode: int) -> None:
     """Make *directory* and its parents exist; *mode* is that of a new one."""
     if not directory.is_dir():
@@ -76,6 +73,12 @@ def make_directory(directory: Path, mode: int) -> None:
             directory.parent.mkdir(parents=True, exist_ok=True)
             directory.mkdir(mode=mode, exist_ok=True)
             directory.chmod(mode)
+
+
+def protect(path: Path, mode: int) -> None:
+    """Give *path* the *mode*, whatever it had."""
+    with effects.step(f"protect {path.name}"):
+        path.chmod(mode)
 
 
 def signature(path: Path) -> Signature | None:

@@ -5,22 +5,22 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
 
-from kinx_loadbalancer_agent.errors import ProgramMissing, TimedOut
+from kinx_loadbalancer_agent.errors import ProgramMissing, ProgramTimedOut
 from kinx_loadbalancer_agent.system import effects
 
 
 @dataclass(frozen=True)
 class Completed:
-    """How a program ended: its status and what it printed; bytes that are no UTF-8 are replaced."""
+    """How a program ended: its status and what it complained of, as far as that is UTF-8."""
 
     status: int
-    stdout: str
     stderr: str
 
 
@@ -30,7 +30,8 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
     A session of its own keeps what the program leaves behind (``haproxy -D``) out of reach of
     signals sent to the agent's process group. Its output goes to pipes, so a program that forks
     into the background must close them, as HAProxy does.
-    Raises ProgramMissing if it cannot be started, TimedOut (and kills it) after *timeout_seconds*.
+    Raises ProgramMissing if it cannot be started, ProgramTimedOut, and kills it, after
+    *timeout_seconds*.
     """
     # Debian's users do not have the directories of HAProxy and ip in their PATH.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
@@ -46,14 +47,10 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(argv[0], timeout_seconds) from error
+            raise ProgramTimedOut(argv[0], timeout_seconds) from error
         except OSError as error:
             raise ProgramMissing(argv[0], error.strerror or str(error)) from error
-    return Completed(
-        ended.returncode,
-        ended.stdout.decode(errors="replace"),
-        ended.stderr.decode(errors="replace"),
-    )
+    return Completed(ended.returncode, ended.stderr.decode(errors="replace"))
 
 
 def runs(argv: Sequence[str]) -> bool:
@@ -65,10 +62,16 @@ def runs(argv: Sequence[str]) -> bool:
     return False
 
 
-def with_argument(argument: str) -> list[int]:
-    """Return the processes that have *argument* among theirs."""
-    found = psutil.process_iter(["cmdline"])
-    return [process.pid for process in found if argument in (process.info["cmdline"] or [])]
+def with_argument(argument: str, *, older_than_seconds: float = 0.0) -> list[int]:
+    """Return the processes, alive for that long, that have *argument* among theirs."""
+    since = time.time() - older_than_seconds
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "create_time", "status"])
+        if argument in (process.info["cmdline"] or [])
+        and process.info["create_time"] <= since
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 def is_alive(pid: int) -> bool:

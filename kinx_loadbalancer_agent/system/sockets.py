@@ -1,9 +1,9 @@
 """Ask a Unix socket, try a TCP address, list what listens. Nothing else opens a socket."""
 
 import contextlib
-import errno
 import socket
 import struct
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +19,7 @@ NETLINK_ROUTE, NLM_F_REQUEST, RTM_NEWROUTE, RTM_GETROUTE = 0, 1, 24, 26  # linux
 RTA_DST, RTN_LOCAL = 1, 2
 KERNEL_SECONDS = 1.0
 
+MAX_ANSWER = 256 * 1024 * 1024
 LISTEN = "0A"  # include/net/tcp_states.h
 
 
@@ -38,6 +39,7 @@ def ask(path: Path, command: str, timeout_seconds: float, *, effect: str | None 
 
 def _ask(path: Path, command: str, timeout_seconds: float) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        limit = time.monotonic() + timeout_seconds
         peer.settimeout(timeout_seconds)
         try:
             peer.connect(str(path))
@@ -46,6 +48,9 @@ def _ask(path: Path, command: str, timeout_seconds: float) -> str:
             answer = bytearray()
             while block := peer.recv(65536):
                 answer += block
+                if len(answer) > MAX_ANSWER:
+                    raise Unreachable(str(path), f"its answer is above {MAX_ANSWER} bytes")
+                peer.settimeout(max(0.001, limit - time.monotonic()))
         except TimeoutError as error:
             raise TimedOut(str(path), timeout_seconds) from error
         except OSError as error:
@@ -70,11 +75,6 @@ def bind_error(endpoint: Endpoint, *, share_port: bool = False) -> OSError | Non
     except OSError as error:
         return error
     return None
-
-
-def is_in_use(error: OSError) -> bool:
-    """True when *error* says that somebody else holds the address and port."""
-    return error.errno == errno.EADDRINUSE
 
 
 def listening() -> Counter[Endpoint]:
@@ -111,6 +111,16 @@ def is_local(address: str) -> bool:
         answer = kernel.recv(65536)
     (kind,) = struct.unpack_from("=H", answer, 4)
     return kind == RTM_NEWROUTE and answer[16 + 7] == RTN_LOCAL
+
+
+def limit_reads(connection: socket.socket, seconds: float) -> None:
+    """Make the kernel end every read of *connection* after *seconds*, blocking or not.
+
+    Source: socket(7), SO_RCVTIMEO; unlike a timeout of Python's it survives ``setblocking``.
+    """
+    whole = int(seconds)
+    value = struct.pack("@ll", whole, int(1_000_000 * (seconds - whole)))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 
 
 def held_by(pid: int) -> frozenset[Endpoint]:

@@ -5,6 +5,7 @@ host and free: 2.6 accepts an address it cannot bind in ``-c``, and in a reload 
 listener for two seconds over it (measured).
 """
 
+import errno
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -58,7 +59,7 @@ def addresses(wanted: Mapping[str, Endpoint], held: Collection[Endpoint]) -> Non
             reasons[name] = Fault("/vip_address", detail, is_conflict=True)
             continue
         error = sockets.bind_error((address, port))
-        if error and sockets.is_in_use(error) and port in held_ports:
+        if error and error.errno == errno.EADDRINUSE and port in held_ports:
             # Our own worker may hold the port on another address that overlaps.
             error = sockets.bind_error((address, port), share_port=True)
         if error:

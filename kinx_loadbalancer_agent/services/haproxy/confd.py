@@ -72,6 +72,7 @@ class ConfD:
                 files.remove(idle / name)
                 files.link(current / name, idle / name)
             else:
+                files.remove(idle / name)
                 files.write(idle / name, part.content, mode=MODE)
             self._remember(idle / name, part.content)
         return idle
@@ -101,7 +102,7 @@ class ConfD:
         return back
 
     def put_foreign_aside(self, ours: Collection[str] | None) -> tuple[str, ...]:
-        """Move every file of the current slot that the agent did not write beside it.
+        """Move everything in the current slot that the agent did not write beside it.
 
         ours: the names it has written there; None when that is not known and the mark must do.
         """
@@ -110,7 +111,7 @@ class ConfD:
             return ()
         aside = self._path.with_name(f"{self._path.name}.foreign")
         with os.scandir(current) as entries:
-            names = [entry.name for entry in entries if not entry.is_dir()]
+            names = [entry.name for entry in entries]
         foreign = tuple(name for name in sorted(names) if not self._is_ours(current / name, ours))
         for name in foreign:
             files.make_directory(aside, DIRECTORY_MODE)
@@ -120,7 +121,7 @@ class ConfD:
     def _is_ours(self, file: Path, ours: Collection[str] | None) -> bool:
         if file.name.startswith("."):  # HAProxy passes it over, and so do we
             return True
-        if file.suffix != ".cfg" or (ours is not None and file.name not in ours):
+        if file.is_dir() or file.suffix != ".cfg" or (ours is not None and file.name not in ours):
             return False
         return self._content(file).startswith(self._mark)
 

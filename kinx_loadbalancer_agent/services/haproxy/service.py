@@ -4,7 +4,7 @@ This is where the rooms of this package meet. It must never decide what is wante
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from kinx_loadbalancer_agent.services.haproxy import check, facts, shape
 from kinx_loadbalancer_agent.services.haproxy.confd import ConfD
 from kinx_loadbalancer_agent.services.haproxy.master import REEXECUTION_SECONDS, Master
 from kinx_loadbalancer_agent.services.haproxy.runtime import PATIENCE_SECONDS, Runtime
-from kinx_loadbalancer_agent.services.haproxy.view import MARK, Node, Renderer
+from kinx_loadbalancer_agent.services.haproxy.view import MARK, Node, Renderer, proxy_of
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import HaproxySettings
 from kinx_loadbalancer_agent.system import files, process, sockets
@@ -74,7 +74,7 @@ class Haproxy:
         self._live: Target | None = None
         self._staged: Target | None = None
         self._worker: facts.Worker | None = None
-        self._limits: str | None = None
+        self._proven: facts.Worker | None = None
         self._processes: facts.Master | None = None
 
     # --- observe ----------------------------------------------------------------------------
@@ -108,6 +108,9 @@ class Haproxy:
             self._processes = self._master.processes(deadline)
         except (Unreachable, NotProven):
             self._processes = None
+            self._proven = None
+            if process.with_argument(str(self._settings.conf_d), older_than_seconds=5.0):
+                raise NotProven("haproxy runs and its sockets are gone: restart it") from None
             return Observation(False, files=self._confd.read())
         pid = next(iter(self._processes.workers), None)
         return Observation(True, pid, None, self._confd.read())
@@ -142,31 +145,39 @@ class Haproxy:
         return Plan(target, self._because(target, observation))
 
     def _because(self, target: Target, observation: Observation) -> str:
+        words = []
         if observation.files is not None:
             wanted = {name: part.content for name, part in target.parts.items()}
-            edited = shape.drift(wanted, observation.files)
-        else:
-            edited = ""
+            words.append(shape.drift(wanted, observation.files))
         if not observation.is_running:
-            return NOT_RUNNING if self._own else edited
+            return NOT_RUNNING if self._own else "; ".join(words)
         if observation.digest != target.digest:
             live = self._live
-            if live is None or observation.digest != live.digest:
-                return "HAProxy runs another configuration"
-            return shape.changes(live.parts, target.parts)
-        if self._live is None or self._limits is None:
-            self._limits = self._worker.limits if self._worker else None
-        self._live = target
-        if edited:
-            return edited
-        if self._worker is not None and self._worker.limits != self._limits:
-            return f"HAProxy shows limits {self._worker.limits}, had {self._limits}"
-        if observation.shows is not None and observation.shows != target.shows:
-            return shape.summary(
-                [f"HAProxy shows {line}" for line in observation.shows - target.shows]
-                + [f"HAProxy lacks {line}" for line in target.shows - observation.shows]
+            if live is not None and observation.digest == live.digest:
+                return shape.changes(live.parts, target.parts)
+            words.append("HAProxy runs another configuration")
+        else:
+            words += self._foreign(target, observation)
+            self._live = target
+        return "; ".join(filter(None, words))
+
+    def _foreign(self, target: Target, observation: Observation) -> Iterator[str]:
+        """Yield what others have done to a process of the wanted shape."""
+        worker = self._worker
+        if self._proven is None or worker is None:
+            self._proven = worker
+        elif self._proven.pid != worker.pid:
+            # Its files may have been others for the moment it took to load them.
+            yield "HAProxy was reloaded behind the agent"
+        elif self._proven.limits != worker.limits:
+            yield f"HAProxy shows limits {worker.limits}, had {self._proven.limits}"
+        if observation.shows is not None:
+            ours = {part.proxy for part in target.parts.values()}
+            shows = {line for line in observation.shows if proxy_of(line) in ours}
+            yield shape.summary(
+                [f"HAProxy shows {line}" for line in shows - target.shows]
+                + [f"HAProxy lacks {line}" for line in target.shows - shows]
             )
-        return ""
 
     def check(self, plan: Plan, deadline: Deadline) -> None:
         """Prove addresses, then stage the target and ask ``haproxy -c``."""
@@ -293,7 +304,7 @@ class Haproxy:
         wanted = frozenset(target.binds.values())
         if not self._await_listening(lambda found: all(found[at] == 1 for at in wanted), limit):
             raise NotProven("haproxy does not listen once on every address of its listeners")
-        self._worker, self._limits = worker, worker.limits
+        self._worker = self._proven = worker
         self._processes = self._master.processes(limit, REEXECUTION_SECONDS)
 
     def _worker_now(self, limit: Deadline) -> facts.Worker | None:

@@ -51,6 +51,7 @@ class View:
     """The values of one fragment, and what the running process must show for it."""
 
     values: Mapping[str, Any]
+    proxy: str = ""
     bind: tuple[str, int] | None = None
     shows: tuple[str, ...] = ()
 
@@ -75,6 +76,12 @@ def endpoint(address: str, port: int) -> str:
 def shown_frontend(name: str, status: str, maxconn: int | str) -> str:
     """Return a frontend as a line to compare."""
     return f"{name} {status} {maxconn}"
+
+
+def proxy_of(line: str) -> str:
+    """Return what *line* shows something of: a frontend, or a backend and a slash."""
+    head, slash, _ = line.split(" ", 1)[0].partition("/")
+    return head + slash
 
 
 def shown_server(
@@ -118,7 +125,7 @@ def _frontend(
         "default_backend": backend,
     }
     shows = (shown_frontend(listener.id, "OPEN", maxconn),)
-    return View({"frontend": values}, (address, listener.protocol_port), shows)
+    return View({"frontend": values}, listener.id, (address, listener.protocol_port), shows)
 
 
 def _backend_sources(state: State, pool: Pool) -> tuple[Any, ...]:
@@ -168,7 +175,7 @@ def _backend(
         )
         for member in ordered
     )
-    return View({"backend": values}, shows=shows)
+    return View({"backend": values}, f"{pool.backend}/", shows=shows)
 
 
 def _stick(node: Node, pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
@@ -267,7 +274,7 @@ class Renderer:
         if view is not None:
             assert kind.fragment is not None
             content = MARK + self._templates.render(kind.fragment[1], view.values)
-            part = Part(content, resource.ref, view.bind, view.shows)
+            part = Part(content, resource.ref, view.proxy, view.bind, view.shows)
         self._kept[name] = (sources, part)
         return part
 
