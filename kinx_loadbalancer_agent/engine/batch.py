@@ -146,8 +146,10 @@ class Batch:
             plan = self._proxy.plan(self._proxy.render(state, left_out), self._observation)
             self._laps.lap("fold")
             try:
-                if not plan.is_empty or not self._observation.is_running:
+                if not plan.is_empty:
                     self._proxy.check(plan, self._deadline)
+                elif not self._observation.is_running:
+                    self._proxy.check_addresses(plan)
                 return Settled(tickets, steps, refused, state, plan, left_out)
             except CannotBind as error:
                 found: CannotBind | CheckRefused = error

@@ -114,8 +114,14 @@ class Proxy(Protocol):
     def check(self, plan: Plan, deadline: Deadline) -> None:
         """Prove as much as can be proven before anything is touched.
 
-        An empty plan is asked for its addresses only: a process that does not run may lose them.
         Raises CannotBind or CheckRefused with the fragments at fault.
+        """
+        ...
+
+    def check_addresses(self, plan: Plan) -> None:
+        """Prove that the target's addresses can be bound; a process that is down may lose them.
+
+        Raises CannotBind with the fragments at fault.
         """
         ...
 

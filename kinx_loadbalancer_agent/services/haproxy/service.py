@@ -181,17 +181,19 @@ class Haproxy:
 
     def check(self, plan: Plan, deadline: Deadline) -> None:
         """Prove addresses, then stage the target and ask ``haproxy -c``."""
-        try:
-            check.addresses(plan.target.binds, self._held())
-        except CannotBind:
-            if self._worker is not None or not self._starting():
-                raise
-            check.addresses(plan.target.binds, self._starting())
-        if plan.is_empty:
-            return
+        self.check_addresses(plan)
         staged = self._stage(plan.target)
         extra = self._settings.extra_config
         check.configuration(self._settings.program, staged, extra, deadline)
+
+    def check_addresses(self, plan: Plan) -> None:
+        """Prove that the target's addresses are of this host, and free or HAProxy's own."""
+        try:
+            check.addresses(plan.target.binds, self._held())
+        except CannotBind:
+            if self._worker is not None or not (held := self._starting()):
+                raise
+            check.addresses(plan.target.binds, held)
 
     def check_in(self, directory: Path, target: Target, deadline: Deadline) -> None:
         """Write *target* into *directory* and ask ``haproxy -c``; nothing else is touched."""
