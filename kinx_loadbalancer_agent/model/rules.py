@@ -20,6 +20,11 @@ from kinx_loadbalancer_agent.model.resources import (
 from kinx_loadbalancer_agent.model.state import State
 
 
+def endpoint(address: str, port: int) -> str:
+    """Return *address* and *port* as people and HAProxy write them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def bind_address(state: State, listener: Listener) -> str | None:
     """Return the address *listener* listens on: its own, else its load balancer's."""
     if listener.vip_address is not None or listener.loadbalancer_id is None:
@@ -75,8 +80,8 @@ def listener(state: State, listener: Listener) -> Iterator[Fault]:
         if address is not None and taken is not None and overlap(address, taken):
             yield Fault(
                 "/protocol_port",
-                f"{_endpoint(address, listener.protocol_port)} overlaps listener {other.id} "
-                f"on {_endpoint(taken, other.protocol_port)}",
+                f"{endpoint(address, listener.protocol_port)} overlaps listener {other.id} "
+                f"on {endpoint(taken, other.protocol_port)}",
                 is_conflict=True,
             )
     if listener.default_pool_id is not None:
@@ -146,7 +151,3 @@ def _others(pool: Pool, found: Iterable[Resource]) -> list[Pool]:
 def _only_one(state: State) -> str | None:
     owners = list(state.table("loadbalancers"))
     return owners[0] if len(owners) == 1 else None
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -20,6 +20,11 @@ DEMO = Path(__file__).parents[2] / "bin/demo"
 ENVIRONMENT = {**os.environ, "KINX_DEMO_PYTHON": sys.executable}
 
 
+def _listen_to_ctrl_c() -> None:
+    """A shell's background job ignores it, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def demo(output: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A demo for the time of the block, in a process group of its own as at a terminal."""
@@ -33,6 +38,7 @@ def demo(output: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            preexec_fn=_listen_to_ctrl_c,
         )
     try:
         yield running

@@ -14,7 +14,7 @@ from pathlib import Path
 from netaddr import IPAddress
 
 from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, Fault
-from kinx_loadbalancer_agent.services.haproxy.view import endpoint
+from kinx_loadbalancer_agent.model.rules import endpoint
 from kinx_loadbalancer_agent.system import process, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline
 

@@ -68,11 +68,6 @@ class Recipe:
     view: Callable[..., View | None]
 
 
-def endpoint(address: str, port: int) -> str:
-    """Return *address* and *port* as HAProxy reads them."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
 def shown_frontend(name: str, status: str, maxconn: int | str) -> str:
     """Return a frontend as a line to compare."""
     return f"{name} {status} {maxconn}"
@@ -120,7 +115,7 @@ def _frontend(
         "name": listener.id,
         "log_option": "httplog" if listener.mode == "http" else "tcplog",
         "maxconn": maxconn,
-        "bind": endpoint(address, listener.protocol_port),
+        "bind": rules.endpoint(address, listener.protocol_port),
         "mode": listener.mode,
         "default_backend": backend,
     }
@@ -208,7 +203,7 @@ def _check(monitor: HealthMonitor) -> dict[str, Any]:
 
 def _server(member: Member, monitor: HealthMonitor | None, by_cookie: bool) -> str:
     """Return the words of a ``server`` line; many of them cost too much in a template."""
-    at = endpoint(member.address, member.protocol_port)
+    at = rules.endpoint(member.address, member.protocol_port)
     words = f"{member.id} {at} weight {member.weight}"
     if by_cookie:
         words += f" cookie {member.id}"
