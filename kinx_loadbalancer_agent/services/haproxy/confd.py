@@ -139,7 +139,7 @@ class ConfD:
             return known[1]
         try:
             content = file.read_bytes()
-        except FileNotFoundError:  # a link to nothing
+        except (FileNotFoundError, IsADirectoryError):  # a link to nothing; somebody's directory
             content = b""
         if signature is not None:
             self._known[file] = (signature, content)
