@@ -1,6 +1,7 @@
 """The composition root: settings → services → engine → Flask, and how gunicorn serves it."""
 
 import contextlib
+import logging
 import re
 import threading
 import uuid
@@ -122,6 +123,10 @@ def _finish(response: Response) -> Response:
     return response
 
 
+def _is_no_slow_client(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's worker, whose own refusals of what is no HTTP are problems too, not HTML."""
 
@@ -191,6 +196,8 @@ class Server(BaseApplication):  # type: ignore[misc]
     # Never raise in a hook: gunicorn then ends altogether.
 
     def _worker_started(self, worker: Any) -> None:
+        # gunicorn writes a traceback for each client that was too slow; anybody could fill a disk.
+        logging.getLogger("gunicorn.error").addFilter(_is_no_slow_client)
         if self._engine is not None:
             self._engine.start()
 

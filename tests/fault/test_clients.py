@@ -18,6 +18,7 @@ def test_silent_clients_do_not_take_every_thread(machine: Machine) -> None:
         reply = machine.get("/healthz", timeout=12)
 
     assert reply.status == 200
+    assert "Traceback" not in machine.log.read_text()
 
 
 def test_a_created_resource_is_in_its_answer_though_the_next_one_deletes_it(
