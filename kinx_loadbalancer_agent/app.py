@@ -38,25 +38,6 @@ GRACEFUL_SECONDS = 20
 READ_SECONDS = 5.0
 
 
-def build_proxy(
-    settings: Settings,
-    kinds: Kinds,
-    clock: Clock,
-    *,
-    own_haproxy: bool = False,
-    templates: Templates | None = None,
-) -> Haproxy:
-    """Return the HAProxy of *settings*."""
-    return Haproxy(
-        settings.haproxy,
-        kinds,
-        settings.agent.node_name,
-        clock,
-        own=own_haproxy,
-        templates=templates,
-    )
-
-
 def build_engine(
     settings: Settings,
     *,
@@ -67,7 +48,7 @@ def build_engine(
 ) -> Engine:
     """Return the engine of *settings*, not started."""
     clock, kinds = clock or SystemClock(), kinds or Kinds()
-    proxy = build_proxy(settings, kinds, clock, own_haproxy=own_haproxy, templates=templates)
+    proxy = Haproxy(settings, kinds, clock, own=own_haproxy, templates=templates)
     return Engine(
         kinds=kinds,
         proxy=proxy,

@@ -204,7 +204,7 @@ def stop_haproxy(where: Where) -> None:
 
 
 def _proxy(found: settings.Settings) -> Haproxy:
-    return app.build_proxy(found, Kinds(), SystemClock())
+    return Haproxy(found, Kinds(), SystemClock())
 
 
 def _stored(found: settings.Settings) -> tuple[Haproxy, Target]:

@@ -27,6 +27,7 @@ from kinx_loadbalancer_agent.errors import AgentError
 from kinx_loadbalancer_agent.model.intents import Create, Delete, Intent, Merge, Operation
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
+from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
 from kinx_loadbalancer_agent.system import effects, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
 from tests.machine import Machine, wait_until
@@ -250,12 +251,12 @@ class Node(Machine):
 
     def target(self) -> Target:
         """Return the configuration that the store asks for."""
-        proxy = app.build_proxy(self.settings, Kinds(), SystemClock())
+        proxy = Haproxy(self.settings, Kinds(), SystemClock())
         return proxy.render(store.read_state(self.settings.agent.store, Kinds()))
 
     def planned(self) -> str:
         """Return what a plan made now would do to HAProxy; '' is nothing."""
-        proxy = app.build_proxy(self.settings, Kinds(), SystemClock())
+        proxy = Haproxy(self.settings, Kinds(), SystemClock())
         observation = proxy.observe(Deadline.after(SystemClock(), 10), thorough=True)
         assert observation.is_running, "HAProxy is not running"
         return proxy.plan(self.target(), observation).because

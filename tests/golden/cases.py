@@ -8,16 +8,15 @@ from typing import Any
 
 from kinx_loadbalancer_agent.services.haproxy.view import Node, Renderer
 from kinx_loadbalancer_agent.services.text import Templates
+from kinx_loadbalancer_agent.settings import HaproxySettings
 from tests.unit.desired import Desired
 
 DIRECTORY = Path(__file__).with_name("cases")
 CASES = sorted(path.name for path in DIRECTORY.iterdir() if path.is_dir())
 NODE = Node(
     node_name="lbv-37f0c3aa-a754-4f2c-9712-e35422002cea",
-    admin_socket=Path("/run/haproxy/admin.sock"),  # named only: ``haproxy -c`` binds nothing
-    agent_socket=Path("/run/haproxy/kinx.sock"),
-    default_connection_limit=12000,
     is_root=True,
+    settings=HaproxySettings(),  # its sockets are named only: ``haproxy -c`` binds nothing
 )
 
 

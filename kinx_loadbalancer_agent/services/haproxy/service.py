@@ -27,7 +27,7 @@ from kinx_loadbalancer_agent.services.haproxy.master import REEXECUTION_SECONDS,
 from kinx_loadbalancer_agent.services.haproxy.runtime import PATIENCE_SECONDS, Runtime
 from kinx_loadbalancer_agent.services.haproxy.view import MARK, Node, Renderer, proxy_of
 from kinx_loadbalancer_agent.services.text import Templates
-from kinx_loadbalancer_agent.settings import HaproxySettings
+from kinx_loadbalancer_agent.settings import Settings
 from kinx_loadbalancer_agent.system import files, process, sockets
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
@@ -47,29 +47,21 @@ class Haproxy:
 
     def __init__(
         self,
-        settings: HaproxySettings,
+        settings: Settings,
         kinds: Kinds,
-        node_name: str,
         clock: Clock,
         *,
         own: bool = False,
         templates: Templates | None = None,
     ) -> None:
-        node = Node(
-            node_name,
-            settings.admin_socket,
-            settings.agent_socket,
-            settings.default_connection_limit,
-            is_root=os.geteuid() == 0,
-            stick_size=settings.stick_size,
-            stick_expire=settings.stick_expire,
-        )
-        self._settings = settings
+        haproxy = settings.haproxy
+        node = Node(settings.agent.node_name, os.geteuid() == 0, haproxy)
+        self._settings = haproxy
         self._own = own
         self._clock = clock
-        self._runtime = Runtime(settings.agent_socket)
-        self._master = Master(settings.master_socket, clock)
-        self._confd = ConfD(settings.conf_d, MARK)
+        self._runtime = Runtime(haproxy.agent_socket)
+        self._master = Master(haproxy.master_socket, clock)
+        self._confd = ConfD(haproxy.conf_d, MARK)
         self._renderer = Renderer(kinds, templates or Templates(), node)
         self._live: Target | None = None
         self._staged: Target | None = None

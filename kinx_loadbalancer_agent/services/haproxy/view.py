@@ -6,7 +6,6 @@ one member computes and renders one backend.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from kinx_loadbalancer_agent.engine.ports import Part, Target
@@ -24,6 +23,7 @@ from kinx_loadbalancer_agent.model.resources import (
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.services.haproxy import shape
 from kinx_loadbalancer_agent.services.text import Templates
+from kinx_loadbalancer_agent.settings import HaproxySettings
 
 BALANCE = {"ROUND_ROBIN": "roundrobin", "LEAST_CONNECTIONS": "leastconn", "SOURCE_IP": "source"}
 MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
@@ -33,17 +33,12 @@ MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
 class Node:
     """What the configuration says of the node itself.
 
-    stick_size, stick_expire: of the stick table of a pool that names none.
     is_root: HAProxy drops its privileges and logs to ``/dev/log`` only when it starts as root.
     """
 
     node_name: str
-    admin_socket: Path
-    agent_socket: Path
-    default_connection_limit: int
     is_root: bool
-    stick_size: str = "200k"
-    stick_expire: str = "1d"
+    settings: HaproxySettings
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def _frontend(
     if not is_on:
         return None
     limit = listener.connection_limit
-    maxconn = node.default_connection_limit if limit == -1 else limit
+    maxconn = node.settings.default_connection_limit if limit == -1 else limit
     values = {
         "name": listener.id,
         "log_option": "httplog" if listener.mode == "http" else "tcplog",
@@ -176,8 +171,8 @@ def _backend(
 def _stick(node: Node, pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
     """Return the stick table: of the cookie, else of the source; an inserted cookie needs none."""
     persistence = pool.session_persistence
-    size = pool.stick_size or node.stick_size
-    expire = pool.stick_expire or node.stick_expire
+    size = pool.stick_size or node.settings.stick_size
+    expire = pool.stick_expire or node.settings.stick_expire
     if persistence is not None and persistence.type == "HTTP_COOKIE":
         return None
     if persistence is not None and persistence.type == "APP_COOKIE":
