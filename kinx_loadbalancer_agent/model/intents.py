@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
 
@@ -111,13 +111,6 @@ class Change:
     ref: Ref
     before: Resource | None
     after: Resource | None
-
-    @property
-    def operation(self) -> Literal["create", "update", "delete"]:
-        """What the change does."""
-        if self.before is None:
-            return "create"
-        return "update" if self.after is not None else "delete"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,15 +42,6 @@ from tests.machine import free_port, wait_until
 
 COMMITTED = Moment("store.commit", "after")
 STARTS = Moment("run haproxy", "before")
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    """A node without an agent: the test forks it."""
-    need("haproxy")
-    found = Node()
-    yield found
-    found.end()
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,6 @@ RELOAD = "haproxy.reload"
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
-    """A node without an agent: the test forks it."""
-    need("haproxy")
-    found = Node()
-    yield found
-    found.end()
-
-
-@pytest.fixture
 def service() -> Iterator[Machine]:
     """An agent beside a HAProxy that somebody else starts, as a service manager does."""
     need("haproxy")
