@@ -53,25 +53,17 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
     return Completed(ended.returncode, ended.stderr.decode(errors="replace"))
 
 
-def runs(argv: Sequence[str]) -> bool:
-    """True when a process with the arguments *argv* is alive, whatever its program's path."""
-    for process in psutil.process_iter(["cmdline", "status"]):
-        arguments, status = process.info["cmdline"], process.info["status"]
-        if status != psutil.STATUS_ZOMBIE and (arguments or [])[1:] == list(argv[1:]):
-            return True
-    return False
-
-
-def with_argument(argument: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """Return the processes, alive for that long, that have *argument* among theirs."""
-    since = time.time() - older_than_seconds
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline", "create_time", "status"])
-        if argument in (process.info["cmdline"] or [])
-        and process.info["create_time"] <= since
-        and process.info["status"] != psutil.STATUS_ZOMBIE
-    ]
+def with_arguments(*words: str, older_than_seconds: float = 0.0) -> list[int]:
+    """Return the processes, alive for that long, that have *words* side by side in theirs."""
+    since, wanted = time.time() - older_than_seconds, list(words)
+    found = []
+    for process in psutil.process_iter(["cmdline", "create_time", "status"]):
+        given = process.info["cmdline"] or []
+        has_words = any(given[at : at + len(wanted)] == wanted for at in range(len(given)))
+        is_alive = process.info["status"] != psutil.STATUS_ZOMBIE
+        if has_words and is_alive and process.info["create_time"] <= since:
+            found.append(process.pid)
+    return found
 
 
 def is_alive(pid: int) -> bool:

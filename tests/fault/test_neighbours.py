@@ -1,8 +1,11 @@
 """What operators do beside the agent: it must neither fight what is theirs nor miss what is not."""
 
+import contextlib
 import http.client
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -131,3 +134,27 @@ def test_the_agent_gives_the_state_on_while_a_client_keeps_its_connection(
 
     assert time.monotonic() - started < 3
     keeper.close()
+
+
+def test_a_program_that_only_names_the_directory_is_not_taken_for_haproxy(
+    machine: Machine,
+) -> None:
+    port = listen(machine, "web")
+    words = [sys.executable, "-c", "import time; time.sleep(60)", str(machine.conf_d)]
+    bystander = subprocess.Popen(words)
+    try:
+        time.sleep(5.5)  # longer than a HAProxy that is starting is waited for
+
+        for pid in machine.haproxy_pids():
+            os.kill(pid, signal.SIGKILL)
+
+        wait_until(lambda: _is_served(machine, port), 5)
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def _is_served(machine: Machine, port: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "503" in machine.fetch(port)
+    return False

@@ -36,6 +36,7 @@ log = structlog.get_logger()
 PROOF_SECONDS = 6.0
 POLL_SECONDS = 0.002
 LISTEN_SECONDS = 1.5
+STARTING_SECONDS = 5.0
 NOT_RUNNING = "HAProxy is not running"
 
 
@@ -101,7 +102,7 @@ class Haproxy:
         except (Unreachable, NotProven):
             self._processes = None
             self._proven = None
-            if process.with_argument(str(self._settings.conf_d), older_than_seconds=5.0):
+            if self._found(older_than_seconds=STARTING_SECONDS):
                 raise NotProven("haproxy runs and its sockets are gone: restart it") from None
             return Observation(False, files=self._confd.read())
         pid = next(iter(self._processes.workers), None)
@@ -205,8 +206,12 @@ class Haproxy:
 
     def _starting(self) -> frozenset[sockets.Endpoint]:
         """Return what a HAProxy of this directory has bound that does not answer yet."""
-        pids = process.with_argument(str(self._settings.conf_d))
-        return frozenset(held for pid in pids for held in sockets.held_by(pid))
+        return frozenset(held for pid in self._found() for held in sockets.held_by(pid))
+
+    def _found(self, older_than_seconds: float = 0.0) -> list[int]:
+        """Return the processes that load our directory, whether they answer or not."""
+        words = ("-f", str(self._settings.conf_d))
+        return process.with_arguments(*words, older_than_seconds=older_than_seconds)
 
     def _stage(self, target: Target) -> Path:
         self._staged = None
@@ -274,7 +279,7 @@ class Haproxy:
         argv += ["-f", str(settings.extra_config)] if settings.extra_config else []
         # An agent that was killed may have left one that does not answer yet. Two of them would
         # share every port.
-        if process.runs(argv):
+        if self._found():
             raise NotProven("haproxy is starting already")
         ended = process.run(argv, deadline.remaining())
         if ended.status != 0:
