@@ -14,14 +14,16 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import ThreadWorker
 
-from kinx_loadbalancer_agent.api import auth, health, problems, resources, status
-from kinx_loadbalancer_agent.api.bodies import MAX_BYTES
+from kinx_loadbalancer_agent import __version__
+from kinx_loadbalancer_agent.api import auth, health, openapi, problems, resources, status
 from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
-from kinx_loadbalancer_agent.services.text import Templates
+from kinx_loadbalancer_agent.services.routing.service import Routing
+from kinx_loadbalancer_agent.services.schedule import Schedule
+from kinx_loadbalancer_agent.services.text import Templates, template_directory
 from kinx_loadbalancer_agent.settings import Settings
-from kinx_loadbalancer_agent.system import sockets
+from kinx_loadbalancer_agent.system import host, sockets
 from kinx_loadbalancer_agent.system.clock import Clock, SystemClock
 from kinx_loadbalancer_agent.system.files import Lock
 
@@ -48,10 +50,11 @@ def build_engine(
 ) -> Engine:
     """Return the engine of *settings*, not started."""
     clock, kinds = clock or SystemClock(), kinds or Kinds()
-    proxy = Haproxy(settings, kinds, clock, own=own_haproxy, templates=templates)
+    templates = templates or Templates()
     return Engine(
         kinds=kinds,
-        proxy=proxy,
+        proxy=Haproxy(settings, kinds, clock, own=own_haproxy, templates=templates),
+        services=(Routing(settings.routing, templates), Schedule(settings.schedule)),
         store=settings.agent.store,
         lock=Lock(settings.agent.engine_lock),
         clock=clock,
@@ -62,9 +65,8 @@ def build_app(
     settings: Settings, engine: Engine, *, kinds: Kinds | None = None, clock: Clock | None = None
 ) -> Flask:
     """Return the HTTP application over *engine*."""
-    app = Flask("kinx_loadbalancer_agent", static_folder=None)
-    # One more than is taken, as a chunked body is cut there without an error.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES + 1
+    pages = template_directory() / "api"
+    app = Flask("kinx_loadbalancer_agent", static_folder=None, template_folder=str(pages))
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # it would answer with a redirect, which is a page
     app.before_request(_identify)
@@ -74,11 +76,12 @@ def build_app(
     auth.register(app, credentials, clock or SystemClock())
     kinds = kinds or Kinds()
     refuse_unknown = settings.agent.unknown_members == "refuse"
+    documents = resources.documents(kinds, engine, refuse_unknown=refuse_unknown)
     for kind in kinds:
-        routes = resources.blueprint(kind, kinds, engine, refuse_unknown=refuse_unknown)
-        app.register_blueprint(routes)
+        app.register_blueprint(resources.blueprint(kind, kinds, engine, documents))
     app.register_blueprint(health.blueprint(engine))
-    app.register_blueprint(status.blueprint(engine))
+    app.register_blueprint(status.blueprint(kinds, engine, documents, host.facts))
+    app.register_blueprint(openapi.blueprint(kinds, __version__))
     app.after_request(_finish)
     return app
 
@@ -124,12 +127,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         status = next((code for kind, code in UNREADABLE if isinstance(exc, kind)), 500)
         detail = str(exc) if status < 500 else problems.OUR_BUG
-        body = problems.text(problems.document(status, detail, uuid.uuid4().hex)).encode()
+        id = uuid.uuid4().hex
+        body = problems.text(problems.document(status, detail, id)).encode()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
             f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        log.warning("request unreadable", status=status, error=str(exc))
+        log.warning("request unreadable", status=status, error=str(exc), request_id=id)
         with contextlib.suppress(OSError):
             client.settimeout(1.0)
             client.sendall(head.encode() + body)

@@ -15,7 +15,7 @@ AgentError
 │   ├── Unprocessable        422  members that their rules forbid
 │   └── Unavailable          503  not now; repeat later
 └── ApplyError               the machine does not do what was planned
-    ├── CheckRefused         ``haproxy -c`` refuses the configuration
+    ├── CheckRefused         ``haproxy -c`` or ``vtysh -C`` refuses the configuration
     ├── CannotBind           an address or port that HAProxy could not bind
     ├── LoadRefused          HAProxy refused to load a configuration that ``-c`` accepted
     ├── NotProven            HAProxy does not show what it was told
@@ -114,13 +114,12 @@ class Conflict(Refusal):
         self,
         detail: str,
         faults: Iterable[Fault] = (),
-        current: Mapping[str, Any] | None = None,
+        current: Any = None,
         etag: str | None = None,
     ) -> None:
         super().__init__(detail, faults)
-        if current is not None:
-            self.members = {"current": current}
-            self.etag = etag
+        self.current = current
+        self.etag = etag
 
 
 class PreconditionFailed(Refusal):
@@ -159,10 +158,13 @@ class ApplyError(AgentError):
 
 
 class CheckRefused(ApplyError):
-    """``haproxy -c`` refuses the configuration; *fragments* are those of our files it names."""
+    """*program* refuses the configuration; *fragments* are those of our files it names."""
 
-    def __init__(self, words: str, fragments: frozenset[str] = frozenset()) -> None:
-        super().__init__(f"haproxy refuses the configuration: {words}")
+    def __init__(
+        self, words: str, fragments: frozenset[str] = frozenset(), program: str = "haproxy"
+    ) -> None:
+        super().__init__(f"{program} refuses the configuration: {words}")
+        self.program = program
         self.words = words
         self.fragments = fragments
 

@@ -18,6 +18,7 @@ from kinx_loadbalancer_agent.model.types import StickExpire, StickSize
 
 CONFIG = Path("/etc/kinx_loadbalancer_agent/agent.toml")
 PREFIX = "KINX_"
+CHECK_VLB = "/usr/local/bin/check_vlb"
 MAX_SOCKET_PATH = 97  # HAProxy binds a longer temporary name first; sun_path holds 108 (unix(7))
 ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
 UNSAFE = re.compile(r"[^A-Za-z0-9_./:@+-]")
@@ -46,9 +47,29 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _timers(value: str) -> str:
+    match = re.fullmatch(r"([1-9][0-9]{0,4}) ([1-9][0-9]{0,4})", value)
+    if not match or not 3 <= int(match[2]) <= 65535 or int(match[1]) >= int(match[2]):
+        raise ValueError('must be keepalive and hold in seconds, as "3 9"; hold 3 to 65535')
+    return value
+
+
+def _bfd(value: str) -> str:
+    match = re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{0,2})", value)
+    if value != "off" and not (
+        match and 10 <= int(match[1]) <= 60000 and 2 <= int(match[2]) <= 255
+    ):
+        raise ValueError('must be "off", or interval in ms (10 to 60000) x count (2 to 255)')
+    return value
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_plain)]
 SocketPath = Annotated[Path, AfterValidator(_plain), AfterValidator(_short)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9_.:-]", "-", platform.node()).lstrip("-_.:")[:64] or "node"
 
 
 class _Section(BaseModel):
@@ -58,12 +79,17 @@ class _Section(BaseModel):
 class AgentSettings(_Section):
     """The agent itself."""
 
-    node_name: Name = Field(description="this node among its peers; default: the host name")
+    node_name: Name = Field(default_factory=_host_name)
     listen: Annotated[str, AfterValidator(_endpoint)] = "127.0.0.1:62000"
     socket: SocketPath = Path("/run/kinx_loadbalancer_agent.sock")
     state_directory: AbsolutePath = Path("/opt/kinx_loadbalancer_agent")
     credentials: AbsolutePath = Path("/etc/kinx_loadbalancer_agent/credentials")
     unknown_members: Literal["refuse", "warn"] = "refuse"
+
+    @property
+    def is_named(self) -> bool:
+        """True when the name of this node is a setting, not the host's."""
+        return "node_name" in self.model_fields_set
 
     @property
     def store(self) -> Path:
@@ -95,11 +121,42 @@ class HaproxySettings(_Section):
     stick_expire: StickExpire = "1d"
 
 
+class RoutingSettings(_Section):
+    """The BGP speaker and the addresses it announces."""
+
+    dialect: Literal["frr", "quagga"] = "frr"
+    config_dir: AbsolutePath | None = None
+    vty_socket: AbsolutePath | None = None
+    timers: Annotated[str, AfterValidator(_timers)] = "3 9"
+    connect: Annotated[int, Field(ge=1, le=65535)] = 5
+    bfd: Annotated[str, AfterValidator(_bfd)] = "off"
+    password: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@%+=-]{1,80}$")] | None = None
+    assign_vips: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """Where the configuration file of the routing daemon is."""
+        return self.config_dir or Path("/etc", self.dialect)
+
+
+class ScheduleSettings(_Section):
+    """The report that cron sends for this node."""
+
+    crontab: AbsolutePath = Path("/var/spool/cron/crontabs/root")
+    command: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./:@+= -]*$")] = CHECK_VLB
+    scheme: Literal["http", "https"] = "http"
+    path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./{}-]*$")] = "/api/vlbs/{vm_id}/report"
+    token: Annotated[str, Field(pattern=r"^[!-~]{1,4096}$")] | None = None
+    log: AbsolutePath = Path("/var/log/kinx-loadbalancer-agent.log")
+
+
 class Settings(_Section):
     """All settings."""
 
     agent: AgentSettings
     haproxy: HaproxySettings
+    routing: RoutingSettings
+    schedule: ScheduleSettings
 
 
 def load(
@@ -123,6 +180,14 @@ def load(
             given.setdefault(section, {})[key] = value
     _merge(values, given)
     _merge(values, overrides or {})
+    if root is not None:
+        dialect = str(values["routing"].get("dialect", "frr"))
+        directory = root.absolute() / "etc" / dialect
+        values["routing"].setdefault("config_dir", directory)
+    # cron hands nothing on: the line itself has to say which agent it is about.
+    options = {"--config": config, "--root": root}
+    words = [f" {name} {where.absolute()}" for name, where in options.items() if where]
+    values["schedule"].setdefault("command", CHECK_VLB + "".join(words))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -134,12 +199,12 @@ def load(
 
 
 def _defaults(root: Path | None) -> dict[str, dict[str, Any]]:
-    host = re.sub(r"[^A-Za-z0-9_.:-]", "-", platform.node()).lstrip("-_.:")[:64]
-    values: dict[str, dict[str, Any]] = {"agent": {"node_name": host or "node"}, "haproxy": {}}
-    for section, model in (("agent", AgentSettings), ("haproxy", HaproxySettings)):
-        for key, declared in model.model_fields.items():
-            if isinstance(declared.default, Path):
-                values[section][key] = _under(root, declared.default)
+    values: dict[str, dict[str, Any]] = {section: {} for section in Settings.model_fields}
+    for section, declared in Settings.model_fields.items():
+        assert declared.annotation is not None
+        for key, field in declared.annotation.model_fields.items():
+            if isinstance(field.default, Path):
+                values[section][key] = _under(root, field.default)
     return values
 
 

@@ -35,6 +35,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "api": ("api", "engine", "model", "errors", "system.clock"),
     "app": (ALL,),
     "cli": (ALL,),
+    "report": (ALL,),
 }
 """What the modules of a layer may import of ours; ``__init__`` (the version) anybody may."""
 

@@ -21,8 +21,8 @@ from tests.conftest import need
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = "kinx_loadbalancer_agent"
-COMES_WITH = {"pydantic_core": "pydantic", "werkzeug": "flask"}
-"""What we import and do not ask for: a part of something that we do ask for."""
+COMES_WITH = {"pydantic_core": "pydantic", "werkzeug": "flask", "crontab": "python_crontab"}
+"""What we import under another name than we ask for, or as a part of what we do ask for."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def environment(tmp_path: Path) -> Environment:
 def test_the_wheel_holds_the_package_and_its_templates_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / PACKAGE).rglob("*.py")}
     templates = {
-        f"{PACKAGE}/{path.relative_to(CHECKOUT)}" for path in (CHECKOUT / "templates").rglob("*.j2")
+        f"{PACKAGE}/{path.relative_to(CHECKOUT)}" for path in (CHECKOUT / "templates").rglob("*.*")
     }
 
     with zipfile.ZipFile(wheel) as archive:

@@ -18,7 +18,7 @@ from tests.conftest import need
 from tests.machine import Machine, free_port
 
 README = Path(__file__).parents[1] / "README.rst"
-PORTS = ("62000", "8080", "9001", "9002")
+PORTS = ("62000", "8080", "9001", "9002", "1024")
 BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n\n((?:    .*\n|\n)+)", re.MULTILINE)
 ANYTHING = "…"
 SHOWN = ("http", "json", "text")
@@ -178,7 +178,7 @@ def different(wanted: Any, given: Any, where: str = "") -> list[str]:
 def is_like(wanted: Any, given: Any) -> bool:
     if isinstance(wanted, str) and ANYTHING in wanted:
         pattern = ".*".join(map(re.escape, wanted.split(ANYTHING)))
-        return re.fullmatch(pattern, str(given)) is not None
+        return re.fullmatch(pattern, str(given), re.DOTALL) is not None
     return bool(wanted == given) and type(wanted) is type(given)
 
 

@@ -35,8 +35,14 @@ def comment_of(key: str) -> str:
     return " ".join(line.removeprefix("# ") for line in LINES[start:at] if not KEY.match(line))
 
 
-def test_the_file_as_it_is_changes_nothing() -> None:
-    assert settings.load(FILE, environment={}) == settings.load(environment={})
+def test_the_file_as_it_is_changes_nothing_but_who_cron_is_to_report_for() -> None:
+    plain = settings.load(environment={})
+
+    with_file = settings.load(FILE, environment={})
+
+    command = f"{plain.schedule.command} --config {FILE}"
+    schedule = plain.schedule.model_copy(update={"command": command})
+    assert with_file == plain.model_copy(update={"schedule": schedule})
 
 
 def test_the_file_names_exactly_the_settings_there_are() -> None:
@@ -66,7 +72,7 @@ def test_a_key_is_shown_with_its_default_and_explained(
     shown: Any = tomllib.loads(uncommented())[section][key]
     comment = comment_of(key)
 
-    if declared.is_required() or declared.default is None:  # no default that TOML could show
+    if declared.default_factory or declared.default is None:  # no default that TOML could show
         assert "Default: " in comment
     else:
         assert shown == (str(declared.default) if isinstance(shown, str) else declared.default)

@@ -12,27 +12,35 @@ from kinx_loadbalancer_agent.errors import BadMediaType, Malformed
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
-MAX_DRAINED = 16 * MAX_BYTES
+MAX_TREE_BYTES = 16 * MAX_BYTES
+MAX_DRAINED = MAX_TREE_BYTES
 JSON_TYPE = re.compile(r"(application/([a-z0-9.+-]+\+)?json|application/x-www-form-urlencoded)?")
 
 
-def read_object(request: Request) -> dict[str, Any]:
-    """Return the JSON object in the body of *request*.
+def read_object(request: Request, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Return the JSON object in the body of *request*; see :func:`read`."""
+    body = read(request, max_bytes)
+    if not isinstance(body, dict):
+        raise Malformed("the body must be a JSON object")
+    return body
+
+
+def read(request: Request, max_bytes: int) -> Any:
+    """Return the JSON value in the body of *request*.
 
     ``curl -d`` without a type is fine. Raises BadMediaType for another type or an encoded body,
-    Malformed for what is no JSON object as RFC 8259 and I-JSON (RFC 7493) have it,
-    RequestEntityTooLarge above 1 MiB.
+    Malformed for what is no JSON as RFC 8259 and I-JSON (RFC 7493) have it,
+    RequestEntityTooLarge above *max_bytes*.
     """
+    # One more than is taken, as a chunked body is cut there without an error.
+    request.max_content_length = max_bytes + 1
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if not JSON_TYPE.fullmatch(request.mimetype) or encoding != "identity":
         raise BadMediaType("the body must be application/json, without a content encoding")
     content = request.get_data(cache=False)
-    if len(content) > MAX_BYTES:
+    if len(content) > max_bytes:
         raise RequestEntityTooLarge
-    body = parse(content)
-    if not isinstance(body, dict):
-        raise Malformed("the body must be a JSON object")
-    return body
+    return parse(content)
 
 
 def drain(environ: Mapping[str, Any]) -> None:

@@ -3,71 +3,91 @@
 It knows documents, intents and answers, and no kind by name.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
 
 from kinx_loadbalancer_agent.api import bodies, conditional
 from kinx_loadbalancer_agent.api.documents import DOCUMENTS, Document
+from kinx_loadbalancer_agent.api.documents import tree as trees
 from kinx_loadbalancer_agent.api.documents.document import Read
 from kinx_loadbalancer_agent.api.problems import respond
 from kinx_loadbalancer_agent.engine.batch import Answer
 from kinx_loadbalancer_agent.engine.engine import Engine
-from kinx_loadbalancer_agent.errors import Malformed, NotFound, PreconditionFailed
+from kinx_loadbalancer_agent.errors import Conflict, Malformed, NotFound, PreconditionFailed
+from kinx_loadbalancer_agent.model import export
 from kinx_loadbalancer_agent.model.fold import etag
 from kinx_loadbalancer_agent.model.intents import Delete, Intent, Operation
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
-from kinx_loadbalancer_agent.model.resources import Ref
+from kinx_loadbalancer_agent.model.resources import Ref, Resource
 from kinx_loadbalancer_agent.model.state import State
 
 MAX_PAGE = 10_000
+LIMIT = re.compile(r"[0-9]{1,9}")
 TRUTH = {"true": True, "false": False}
 
 
-def blueprint(kind: Kind, kinds: Kinds, engine: Engine, *, refuse_unknown: bool) -> Blueprint:
+def documents(kinds: Kinds, engine: Engine, *, refuse_unknown: bool) -> dict[str, Document]:
+    """Return how the documents of each kind are read."""
+    return {
+        kind.name: DOCUMENTS.get(kind.name, Document)(
+            kind, kinds, refuse_unknown=refuse_unknown, state=lambda: engine.state
+        )
+        for kind in kinds
+    }
+
+
+def blueprint(
+    kind: Kind, kinds: Kinds, engine: Engine, documents: Mapping[str, Document]
+) -> Blueprint:
     """Return the routes of *kind*."""
-    document = DOCUMENTS.get(kind.name, Document)(
-        kind, kinds, refuse_unknown=refuse_unknown, state=lambda: engine.state
-    )
-    views = _Views(kind, kinds, engine, document)
+    views = _Views(kind, kinds, engine, documents)
     routes = Blueprint(kind.name, __name__)
-    item = f"{kind.collection}/<id>"
-    routes.add_url_rule(kind.collection, "index", views.index, methods=["GET"])
+    item = views.item
+    if not kind.is_singleton:
+        routes.add_url_rule(kind.collection, "index", views.index, methods=["GET"])
     routes.add_url_rule(kind.collection, "create", views.create, methods=["POST"])
     routes.add_url_rule(item, "show", views.show, methods=["GET"])
     routes.add_url_rule(item, "merge", views.merge, methods=["PUT", "PATCH"])
     routes.add_url_rule(item, "delete", views.delete, methods=["DELETE"])
+    if kind.parent:
+        routes.add_url_rule(kind.collection, "replace", views.replace, methods=["PUT"])
     if kind.named_by:
         routes.add_url_rule(item, "create_named", views.create, methods=["POST"])
     if kinds.holds(kind):
         cascade = f"{item}/delete_cascade"
         routes.add_url_rule(cascade, "cascade", views.delete_cascade, methods=["DELETE"])
+        routes.add_url_rule(f"{item}/tree", "tree", views.tree, methods=["GET"])
+        routes.add_url_rule(f"{item}/tree", "merge_tree", views.merge_tree, methods=["PUT"])
     return routes
 
 
 class _Views:
     """The views of one kind."""
 
-    def __init__(self, kind: Kind, kinds: Kinds, engine: Engine, document: Document) -> None:
+    def __init__(
+        self, kind: Kind, kinds: Kinds, engine: Engine, documents: Mapping[str, Document]
+    ) -> None:
         self._kind = kind
         self._kinds = kinds
         self._engine = engine
-        self._document = document
+        self._documents = documents
+        self._document = documents[kind.name]
+        self.item = kind.collection if kind.is_singleton else f"{kind.collection}/<id>"
 
     def index(self, parent: str = "") -> Response:
         state = self._engine.state
         table = state.table(self._kind.name, self._parent(state, parent))
-        arguments = _arguments("limit", "marker")
-        limit = arguments.get("limit", str(MAX_PAGE))
-        if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
-            raise Malformed(f"limit must be 1 to {MAX_PAGE}")
-        ids = [id for id in sorted(table) if id > arguments.get("marker", "")]
-        page = [table[id].published(state) for id in ids[: int(limit)]]
-        return respond({self._kind.name: page})
+        limit, marker = page(MAX_PAGE)
+        ids = [id for id in sorted(table) if id > marker][:limit]
+        found = [self._engine.reports.published(table[id], state) for id in ids]
+        return respond({self._kind.name: found})
 
-    def show(self, id: str, parent: str = "") -> Response:
-        _arguments()
+    def show(self, id: str = "", parent: str = "") -> Response:
+        arguments()
         state = self._engine.state
         ref = self._ref(state, parent, id)
         resource = state.get(ref)
@@ -79,34 +99,78 @@ class _Views:
             raise PreconditionFailed(f"{ref} is not in the state the request asks for")
         if not wanted.hold_none_match(tag):
             return conditional.tagged(Response(status=304), tag)
-        return conditional.tagged(respond(resource.published(state)), tag)
+        return conditional.tagged(respond(self._engine.reports.published(resource, state)), tag)
 
     def create(self, parent: str = "", id: str = "") -> Response:
-        _arguments()
+        is_trial = trial_asked()
         body = bodies.read_object(request)
-        return self._submit(self._document.create(body, parent, id))
+        return self._settle(self._document.create(body, parent, id), is_trial=is_trial)
 
-    def merge(self, id: str, parent: str = "") -> Response:
-        _arguments()
+    def merge(self, id: str = "", parent: str = "") -> Response:
+        is_trial = trial_asked()
         body = bodies.read_object(request)
-        return self._submit(self._document.merge(body, id, parent))
+        return self._settle(self._document.merge(body, id, parent), is_trial=is_trial)
 
-    def delete(self, id: str, parent: str = "") -> Response:
-        cascade = _arguments("cascade").get("cascade", "false")
-        if cascade not in TRUTH:
-            raise Malformed("cascade must be true or false")
-        return self._delete(id, parent, cascade=TRUTH[cascade])
+    def delete(self, id: str = "", parent: str = "") -> Response:
+        cascade = truth("cascade", also="dry_run")
+        read = Read((Delete(self._kind.name, id, parent, cascade),))
+        return self._settle(read, is_trial=trial_asked("cascade"))
 
-    def delete_cascade(self, id: str, parent: str = "") -> Response:
-        _arguments()
-        return self._delete(id, parent, cascade=True)
+    def delete_cascade(self, id: str) -> Response:
+        return self._settle(Read((Delete(self._kind.name, id, "", True),)), is_trial=trial_asked())
 
-    def _delete(self, id: str, parent: str, *, cascade: bool) -> Response:
-        return self._submit(Read((Delete(self._kind.name, id, parent, cascade),)))
+    def replace(self, parent: str = "") -> Response:
+        is_trial = trial_asked()
+        body = bodies.read(request, bodies.MAX_TREE_BYTES)
+        parent = self._parent(self._engine.state, parent)
+        gathering = trees.Gathering(self._kinds, self._documents, carries=True)
+        read = trees.collection(gathering, self._kind, body, parent)
+        return settled(self._engine, read, lambda answer: self._list(answer, parent), is_trial)
 
-    def _submit(self, read: Read) -> Response:
-        answer = self._engine.submit(_intent(read.operations))
-        return _answered(answer, read.warnings, self._url)
+    def tree(self, id: str) -> Response:
+        arguments()
+        state = self._engine.state
+        return respond(export.tree(state, self._kinds, self._existing(state, id)))
+
+    def merge_tree(self, id: str) -> Response:
+        is_trial = trial_asked()
+        body = bodies.read_object(request, bodies.MAX_TREE_BYTES)
+        self._existing(self._engine.state, id)
+        gathering = trees.Gathering(self._kinds, self._documents)
+        read = trees.tree(gathering, self._kinds, self._kind, id, body)
+        return settled(self._engine, read, self._tree, is_trial)
+
+    def _settle(self, read: Read, *, is_trial: bool) -> Response:
+        return settled(self._engine, read, self._resource, is_trial, self._url)
+
+    def _resource(self, answer: Answer) -> dict[str, Any]:
+        resource = answer.state.get(answer.folded.subject)
+        if resource is None:
+            return {}
+        return self._engine.reports.published(resource, answer.state)
+
+    def _list(self, answer: Answer, parent: str) -> dict[str, Any]:
+        table = answer.state.table(self._kind.name, parent)
+        published = self._engine.reports.published
+        changes = [c for c in answer.folded.changes if c.ref.kind == self._kind.name]
+        added = sum(change.before is None for change in changes)
+        removed = sum(change.after is None for change in changes)
+        return {
+            self._kind.name: [published(table[id], answer.state) for id in sorted(table)],
+            "added": added,
+            "changed": len(changes) - added - removed,
+            "removed": removed,
+        }
+
+    def _tree(self, answer: Answer) -> dict[str, Any]:
+        root = answer.state.get(answer.folded.subject)
+        return export.tree(answer.state, self._kinds, root) if root is not None else {}
+
+    def _existing(self, state: State, id: str) -> Resource:
+        found = state.get(self._ref(state, "", id))
+        if found is None:
+            raise NotFound(f"there is no {self._ref(state, '', id)}")
+        return found
 
     def _parent(self, state: State, parent: str) -> str:
         if not self._kind.parent:
@@ -122,12 +186,13 @@ class _Views:
         return Ref(self._kind.name, "", self._kinds.find(state, self._kind.name, id))
 
     def _url(self, ref: Ref) -> str:
-        if ref.parent:
-            return url_for(f"{ref.kind}.show", id=ref.id, parent=ref.parent)
-        return url_for(f"{ref.kind}.show", id=ref.id)
+        parts: dict[str, Any] = {"id": ref.id, "parent": ref.parent}
+        known = {name: parts[name] for name in parts if f"<{name}>" in self.item}
+        return url_for(f"{ref.kind}.show", **known)
 
 
-def _intent(operations: tuple[Operation, ...]) -> Intent:
+def intent(operations: tuple[Operation, ...]) -> Intent:
+    """Return what the request asks for, and who asks."""
     return Intent(
         operations,
         conditional.preconditions(request),
@@ -137,30 +202,69 @@ def _intent(operations: tuple[Operation, ...]) -> Intent:
     )
 
 
-def _answered(answer: Answer, warnings: tuple[str, ...], url: Callable[[Ref], str]) -> Response:
-    """Return the response to a write that was accepted."""
+def settled(
+    engine: Engine,
+    read: Read,
+    show: Callable[[Answer], Mapping[str, Any]],
+    is_trial: bool,
+    url: Callable[[Ref], str] | None = None,
+) -> Response:
+    """Carry out what was *read*, or try it; return what is there then, as *show* has it.
+
+    url: where the subject is, if it is a resource; its ETag is told then.
+    """
+    asked = intent(read.operations)
+    try:
+        if is_trial:
+            return respond({"dry_run": True} | asdict(engine.attempt(asked)))
+        answer = engine.submit(asked)
+    except Conflict as error:
+        if error.current is not None:
+            error.members = {"current": engine.reports.published(error.current, engine.state)}
+        raise
     status = answer.folded.status if answer.applied.is_live else 202
     timing = ", ".join(f"{name};dur={value:.2f}" for name, value in answer.timing.items())
     headers = {"Server-Timing": timing}
-    if status == 201:
-        headers["Location"] = url(answer.folded.subject)
-    if status == 202:
-        headers["Location"] = f"/api/changes/{answer.change}"
     if status == 204:
         return Response(status=204, headers=headers)
+    if status == 202:
+        headers["Location"] = f"/api/changes/{answer.change}"
+    elif status == 201 and url is not None:
+        headers["Location"] = url(answer.folded.subject)
+    applied = answer.applied.published(answer.change)
+    told = {"applied": applied, "warnings": [*read.warnings, *answer.folded.warnings]}
+    response = respond({**show(answer), **told}, status, headers)
     resource = answer.state.get(answer.folded.subject)
-    body: dict[str, Any] = resource.published(answer.state) if resource is not None else {}
-    body["applied"] = answer.applied.published(answer.change)
-    body["warnings"] = [*warnings, *answer.folded.warnings]
-    response = respond(body, status, headers)
-    if resource is not None:
+    if url is not None and resource is not None:
         conditional.tagged(response, etag(resource, answer.state))
     return response
 
 
-def _arguments(*known: str) -> dict[str, str]:
+def arguments(*known: str) -> dict[str, str]:
     """Return the query; a parameter we do not know could mean the opposite of what we do."""
     unknown = sorted(set(request.args) - set(known))
     if unknown:
         raise Malformed(f"unknown query parameter {unknown[0]}")
     return request.args.to_dict()
+
+
+def page(most: int) -> tuple[int, str]:
+    """Return which part of a collection is asked for: how many, and after which id."""
+    asked = arguments("limit", "marker")
+    limit = asked.get("limit", str(most))
+    if not LIMIT.fullmatch(limit) or not 1 <= int(limit) <= most:
+        raise Malformed(f"limit must be 1 to {most}")
+    return int(limit), asked.get("marker", "")
+
+
+def truth(name: str, *, also: str) -> bool:
+    """Return whether the query says that *name* is true; it may hold *also*."""
+    value = arguments(name, also).get(name, "false")
+    if value not in TRUTH:
+        raise Malformed(f"{name} must be true or false")
+    return TRUTH[value]
+
+
+def trial_asked(also: str = "dry_run") -> bool:
+    """Return whether a write is a dry run."""
+    return truth("dry_run", also=also)

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy
+from kinx_loadbalancer_agent.engine import trials
+from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy, Service
 from kinx_loadbalancer_agent.errors import (
     AgentError,
     CannotBind,
@@ -26,6 +27,7 @@ from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
+PROXY = "haproxy"
 PHASES = ("observe", "fold", "check", "activate", "commit")
 
 
@@ -46,14 +48,15 @@ class Answer:
 
 @dataclass(eq=False)
 class Ticket:
-    """An intent that waits, and its answer."""
+    """An intent that waits, and its answer; a trial is answered by a Trial and changes nothing."""
 
     intent: Intent
     submitted_at: float
+    is_trial: bool = False
     answered: threading.Event = field(default_factory=threading.Event)
-    answer: Answer | AgentError | None = None
+    answer: Answer | trials.Trial | AgentError | None = None
 
-    def say(self, answer: Answer | AgentError) -> None:
+    def say(self, answer: Answer | trials.Trial | AgentError) -> None:
         if self.answer is None:
             self.answer = answer
             self.answered.set()
@@ -115,17 +118,22 @@ class Batch:
         self,
         kinds: Kinds,
         proxy: Proxy,
+        services: Sequence[Service],
         base: State,
         observation: Observation,
         deadline: Deadline,
         laps: Laps,
+        *,
+        is_trial: bool = False,
     ) -> None:
         self._kinds = kinds
         self._proxy = proxy
+        self._services = services
         self._base = base
         self._observation = observation
         self._deadline = deadline
         self._laps = laps
+        self._is_trial = is_trial
 
     def settle(self, tickets: Sequence[Ticket], ground: Settled | None = None) -> Settled:
         """Fold and check until what is left is accepted; the blamed are answered.
@@ -146,8 +154,9 @@ class Batch:
             plan = self._proxy.plan(self._proxy.render(state, left_out), self._observation)
             self._laps.lap("fold")
             try:
+                self._ask_services(state)
                 if not plan.is_empty:
-                    self._proxy.check(plan, self._deadline)
+                    self._proxy.check(plan, self._deadline, is_trial=self._is_trial)
                 elif not self._observation.is_running:
                     self._proxy.check_addresses(plan)
                 return Settled(tickets, steps, refused, state, plan, left_out)
@@ -181,12 +190,11 @@ class Batch:
         try:
             applied = self._proxy.activate(settled.plan, self._deadline, may_start=may_start)
         except LoadRefused as error:
-            added = [step for step in settled.steps if self._adds_bind(step)]
+            added = {step: place for step in settled.steps if (place := self._new_bind(step))}
             if not added:
                 raise
-            for step in added:
-                fault = Fault("/protocol_port", str(error), is_conflict=True)
-                step.ticket.say(Conflict(str(error), [fault]))
+            for step, place in added.items():
+                step.ticket.say(Conflict(str(error), [Fault(place, str(error), is_conflict=True)]))
             settled = self.settle([one for one in settled.tickets if one.answer is None])
             if settled.plan.is_empty:
                 return Applied("none", str(error), observation.worker_pid, True), settled
@@ -194,6 +202,26 @@ class Batch:
         finally:
             self._laps.lap("activate")
         return applied, settled
+
+    def attempt(self, ticket: Ticket) -> None:
+        """Answer *ticket* with what would become of it; nothing is touched."""
+        settled = self.settle([ticket])
+        for refused, error in settled.refused:
+            refused.say(error)
+        if settled.steps:
+            (step,) = settled.steps
+            full = self._proxy.render(settled.state).parts
+            ground = trials.Ground(
+                self._base,
+                self._proxy.render(self._base, settled.left_out),
+                self._observation.is_running,
+                frozenset(full[name].owner for name in settled.left_out if name in full),
+            )
+            ticket.say(
+                trials.judge(
+                    ground, step.folded, step.after, settled.plan, self._services, self._deadline
+                )
+            )
 
     def _fold(
         self, base: State, tickets: Sequence[Ticket]
@@ -210,6 +238,12 @@ class Batch:
             state = after
         return state, tuple(steps), tuple(refused)
 
+    def _ask_services(self, state: State) -> None:
+        """Have the services check their part of *state* where it is not that of the base."""
+        for service in self._services:
+            if not state.shares(self._base, service.kinds) and (content := service.render(state)):
+                service.check(content, self._deadline)
+
     def _search(
         self,
         tickets: Sequence[Ticket],
@@ -223,7 +257,8 @@ class Batch:
             half = len(tickets) // 2
             first = self.settle(tickets[:half], ground)
             return self.settle(tickets[half:], first).on(first)
-        ground = ground or self._checked_base()
+        is_ours = isinstance(error, CheckRefused) and error.program != PROXY
+        ground = ground or (self.settle([]) if is_ours else self._checked_base())
         tickets[0].say(Unprocessable(str(error), [Fault("", str(error))]))
         return replace(ground, tickets=(), steps=(), refused=())
 
@@ -231,7 +266,7 @@ class Batch:
         """Settle nothing: what is refused even so is nobody's fault here."""
         base = self.settle([])
         if base.plan.is_empty:
-            self._proxy.check(base.plan, self._deadline)
+            self._proxy.check(base.plan, self._deadline, is_trial=self._is_trial)
         return base
 
     def _writers(self, steps: Sequence[Step], fragments: frozenset[str]) -> dict[str, list[Step]]:
@@ -249,13 +284,17 @@ class Batch:
         """Return the refusal of *step*, which wrote the fragments *names*."""
         if isinstance(error, CheckRefused):
             return Unprocessable(str(error), [Fault("", error.words)])
-        parts, place = self._proxy.render(step.after).parts, step.folded.changed_at
+        parts, nowhere = self._proxy.render(step.after).parts, step.folded.changed_at
+        places = {name: step.folded.places.get(parts[name].owner) for name in names}
         return refusal(
-            fault if parts[name].owner == step.folded.subject else replace(fault, pointer=place)
+            place.of(error.reasons[name])
+            if (place := places[name])
+            else replace(error.reasons[name], pointer=nowhere)
             for name in names
-            if (fault := error.reasons[name])
         )
 
-    def _adds_bind(self, step: Step) -> bool:
-        before = set(self._proxy.render(step.before).binds.values())
-        return not set(self._proxy.render(step.after).binds.values()) <= before
+    def _new_bind(self, step: Step) -> str | None:
+        """Return where a document has the port that *step* asks for anew, None if it does not."""
+        before = self._proxy.render(step.before).binds.values()
+        after = self._proxy.render(step.after).parts.values()
+        return next((p.bind_at[1] for p in after if p.bind and p.bind not in before), None)

@@ -1,14 +1,19 @@
 """What is true of this node right now, in words for its operator. Pure bookkeeping."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any
 
+import structlog
+
+from kinx_loadbalancer_agent.engine.ports import Claim, Severity, Status
 from kinx_loadbalancer_agent.system.clock import Clock
 
-Status = Literal["True", "False", "Unknown"]
-Severity = Literal["info", "warning", "error"]
+log = structlog.get_logger()
+
+SHOWN_SECONDS = 1.5
+SHOWN = 5  # of what was changed, in one message
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,8 @@ class Condition:
 class Conditions:
     """The conditions of this node; written by the engine, read by anybody."""
 
-    def __init__(self, clock: Clock, timestamp: Callable[[float], str]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._timestamp = timestamp
         self._lock = threading.Lock()
         self._conditions: dict[str, Condition] = {}
 
@@ -39,11 +43,17 @@ class Conditions:
         with self._lock:
             before = self._conditions.get(type)
             changed = before is None or before.status != status
-            since = self._timestamp(self._clock.time()) if changed else ""
+            since = timestamp(self._clock.time()) if changed else ""
             if before is not None and not changed:
                 since = before.since
             self._conditions[type] = Condition(type, status, severity, reason, message, since)
             return changed
+
+    def state(self, claim: Claim) -> bool:
+        """State what *claim* says."""
+        return self.set(
+            claim.type, claim.status, claim.reason, claim.message, severity=claim.severity
+        )
 
     def holds(self, type: str) -> bool:
         """True when the condition *type* was stated as True."""
@@ -62,3 +72,67 @@ class Conditions:
             conditions = list(self._conditions.values())
         found = sorted(conditions, key=lambda c: (order[c.severity], c.type))
         return [asdict(condition) for condition in found]
+
+
+class Drift:
+    """What others changed behind the agent, by the service that found it."""
+
+    def __init__(self, conditions: Conditions, clock: Clock) -> None:
+        self._conditions = conditions
+        self._clock = clock
+        self._last_scan: str | None = None
+        self._last_found = 0.0
+        self._lock = threading.Lock()
+        self._open: dict[str, list[str]] = {}
+        self._found = 0
+        self._repaired = 0
+        self._undone = ""
+
+    def found(self, source: str, what: str) -> None:
+        """Say that *source* found *what*; it stays until it has ended."""
+        with self._lock:
+            self._found += 1
+            self._last_found = self._clock.monotonic()
+            self._open.setdefault(source, []).append(what)
+            self._say()
+        log.warning("drift found", what=what)
+
+    def ended(self, source: str) -> None:
+        """Say that a look of *source* found everything as it should be.
+
+        What was found a moment ago goes on to be shown, so that somebody sees it.
+        """
+        with self._lock:
+            if self._open and self._clock.monotonic() - self._last_found < SHOWN_SECONDS:
+                return
+            self._undone = self._words() or self._undone
+            self._repaired += len(self._open.pop(source, ()))
+            self._say()
+
+    def scanned(self) -> None:
+        """Say that all was looked at just now."""
+        self._last_scan = timestamp(self._clock.time())
+
+    def published(self) -> dict[str, Any]:
+        """Return the member ``drift`` of ``/api/status``."""
+        return {"last_scan": self._last_scan, "found": self._found, "repaired": self._repaired}
+
+    def _words(self) -> str:
+        """Return what is not as it should be, what was found last at the end."""
+        told = dict.fromkeys(what for found in self._open.values() for what in found)
+        return "; ".join(list(told)[-SHOWN:])
+
+    def _say(self) -> None:
+        if words := self._words():
+            self._conditions.set("Drift", "True", "Foreign", words, "warning")
+        elif self._undone:
+            self._conditions.set("Drift", "False", "Repaired", f"undone last: {self._undone}")
+        else:
+            message = "nothing was changed behind the agent"
+            self._conditions.set("Drift", "False", "None", message)
+
+
+def timestamp(seconds: float) -> str:
+    """Return *seconds* since the epoch as RFC 3339, UTC."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,17 +7,19 @@ must never know what the proxy is.
 
 import errno
 import threading
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from kinx_loadbalancer_agent.engine import store as stores
-from kinx_loadbalancer_agent.engine.batch import Answer, Batch, Laps, Settled, Ticket
-from kinx_loadbalancer_agent.engine.conditions import Conditions
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy
+from kinx_loadbalancer_agent.engine.batch import PROXY, Answer, Batch, Laps, Settled, Ticket
+from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift, timestamp
+from kinx_loadbalancer_agent.engine.keeper import Keeper
+from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy, Service, Target
+from kinx_loadbalancer_agent.engine.reports import Reports
+from kinx_loadbalancer_agent.engine.trials import Trial
 from kinx_loadbalancer_agent.errors import (
     AgentError,
     ApplyError,
@@ -26,7 +28,7 @@ from kinx_loadbalancer_agent.errors import (
     TimedOut,
     Unavailable,
 )
-from kinx_loadbalancer_agent.model.intents import Intent
+from kinx_loadbalancer_agent.model.intents import WHOLE, Intent
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
@@ -44,16 +46,25 @@ LOOK_SECONDS = 0.5
 SCAN_SECONDS = 2.0
 MAX_BACK_OFF_SECONDS = 4.0
 RETRY_SECONDS = 1.0
+KEEPER_SECONDS = 2.0
 
 
 class Engine:
     """The one place where a change is decided, made live and kept."""
 
     def __init__(
-        self, *, kinds: Kinds, proxy: Proxy, store: Path, lock: Lock, clock: Clock
+        self,
+        *,
+        kinds: Kinds,
+        proxy: Proxy,
+        services: Sequence[Service] = (),
+        store: Path,
+        lock: Lock,
+        clock: Clock,
     ) -> None:
         self._kinds = kinds
         self._proxy = proxy
+        self._services = services
         self._path = store
         self._lock = lock
         self._clock = clock
@@ -64,17 +75,17 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._store: stores.Store | None = None
         self._state: State | None = None
-        self._generation = 0
-        self._observed_generation = 0
-        self._left_out: frozenset[Ref] = frozenset()
+        self.generation = 0
+        self.observed_generation = 0
+        self.left_out: frozenset[Ref] = frozenset()
         self._failures = 0
         self._not_before = 0.0
         self._next_look = 0.0
         self._next_scan = 0.0
-        self._last_scan: float | None = None
-        self._found = 0
-        self._repaired = 0
-        self.conditions = Conditions(clock, timestamp)
+        self.conditions = Conditions(clock)
+        self.drift = Drift(self.conditions, clock)
+        self.reports = Reports(self, kinds, proxy, services, store, clock)
+        self._keepers = [Keeper(found, self.conditions, self.drift, clock) for found in services]
 
     # --- what handlers use ------------------------------------------------------------------
 
@@ -86,13 +97,29 @@ class Engine:
             raise Unavailable(self.conditions.message("Ready") or "taking over the state")
         return state
 
+    @property
+    def is_failing(self) -> bool:
+        """True when the proxy was tried since it last agreed, in vain."""
+        return bool(self._failures)
+
     def submit(self, intent: Intent) -> Answer:
         """Wait for the answer to *intent*, at most 15 s.
 
         Raises the Refusal it earned, Unavailable when it was not taken up or not carried out in
         time, StateFull when the disk is.
         """
-        ticket = Ticket(intent, self._clock.monotonic())
+        limit = Deadline.after(self._clock, TAKE_UP_SECONDS + BATCH_SECONDS)
+        answer = self._await(Ticket(intent, self._clock.monotonic()))
+        assert isinstance(answer, Answer)
+        return self._kept(answer, limit.remaining(KEEPER_SECONDS))
+
+    def attempt(self, intent: Intent) -> Trial:
+        """Return what would become of *intent*; nothing is kept. Raises as submit."""
+        answer = self._await(Ticket(intent, self._clock.monotonic(), is_trial=True))
+        assert isinstance(answer, Trial)
+        return answer
+
+    def _await(self, ticket: Ticket) -> Answer | Trial:
         with self._mutex:
             if self._stopping:
                 raise Unavailable("the agent is stopping; nothing was kept")
@@ -111,43 +138,30 @@ class Engine:
         finally:
             with self._mutex:
                 self._waiting -= 1
-        if isinstance(ticket.answer, Answer):
+        if isinstance(ticket.answer, Answer | Trial):
             return ticket.answer
         assert ticket.answer is not None
         raise ticket.answer
 
-    def change(self, generation: int) -> dict[str, Any] | None:
-        """Return what is known of the change *generation*, None if there is no such one."""
-        if not 1 <= generation <= self._generation:
-            return None
-        found = stores.read_change(self._path, generation)
-        if found is None:
-            return None
-        left_out = {(ref.kind, ref.id) for ref in self._left_out}
-        made = [named for named in found["objects"] if named["operation"] != "delete"]
-        if any((named["kind"], named["id"]) in left_out for named in made):
-            message = self.conditions.message("ListenersBound")
-            return found | {"state": "failed", "reason": message}
-        if generation <= self._observed_generation:
-            return found | {"state": "applied", "reason": ""}
-        state = "failed" if self._failures else "pending"
-        return found | {"state": state, "reason": self.conditions.message("Applied")}
+    def _kept(self, answer: Answer, seconds: float) -> Answer:
+        """Return *answer* with what the keepers have to say of it, which they get *seconds* for."""
+        folded = answer.folded
+        kinds = {folded.subject.kind, *(change.ref.kind for change in folded.changes)}
+        if folded.subject == WHOLE:
+            kinds |= {kind.name for kind in self._kinds}
+        because = self.pending(kinds, answer.change, seconds)
+        if not because:
+            return answer
+        if not answer.applied.is_live:
+            because = f"{answer.applied.because}; {because}"
+        return replace(answer, applied=replace(answer.applied, because=because, is_live=False))
 
-    def status(self) -> dict[str, Any]:
-        """Return ``/api/status`` as far as it is known."""
-        last_scan = timestamp(self._last_scan) if self._last_scan else None
-        return {
-            "ready": self.conditions.holds("Ready"),
-            "generation": self._generation,
-            "observed_generation": self._observed_generation,
-            "conditions": self.conditions.published(),
-            "haproxy": self._proxy.status(),
-            "drift": {
-                "last_scan": last_scan,
-                "found": self._found,
-                "repaired": self._repaired,
-            },
-        }
+    def pending(self, kinds: Collection[str], generation: int, seconds: float) -> str:
+        """Return what keepers have not done for resources of *kinds*, '' when all is done."""
+        limit = Deadline.after(self._clock, seconds)
+        concerned = [one for one in self._keepers if not one.service.kinds.isdisjoint(kinds)]
+        words = [one.pending(generation, limit.remaining(seconds)) for one in concerned]
+        return "; ".join(filter(None, words))
 
     # --- the thread -------------------------------------------------------------------------
 
@@ -182,17 +196,25 @@ class Engine:
             self._clock.sleep(0.01)
         try:
             self._store = stores.Store(self._path, self._kinds)
-            self._state, self._generation = self._store.load()
+            self._state, self.generation = self._store.load()
         except (StateError, OSError) as error:
             if self.conditions.set("Ready", "False", "StateUnusable", str(error), "error"):
                 log.error("state cannot be used, will retry", error=str(error))
             self._clock.sleep(RETRY_SECONDS)
             return
         self._batch([])
+        self._wake()
         self.conditions.set("Ready", "True", "Serving", "changes are accepted")
-        log.info("state taken over", generation=self._generation)
+        log.info("state taken over", generation=self.generation)
+
+    def _wake(self) -> None:
+        assert self._state is not None
+        for keeper in self._keepers:
+            keeper.wake(self._state, self.generation)
 
     def _give_back(self) -> None:
+        for keeper in self._keepers:
+            keeper.stop()
         with self._mutex:
             queue, self._queue = self._queue, []
         for ticket in queue:
@@ -208,8 +230,12 @@ class Engine:
             wait = max(0.0, self._next_look - self._clock.monotonic())
             self._mutex.wait_for(lambda: self._queue or self._stopping, wait)
             tickets, self._queue = self._queue, []
-        if tickets and self._batch(tickets) and len(tickets) > 1:
-            self._linger(len(tickets))
+        wishes = [ticket for ticket in tickets if not ticket.is_trial]
+        if wishes and self._batch(wishes) and len(wishes) > 1:
+            self._linger(len(wishes))
+        for ticket in tickets:
+            if ticket.is_trial:
+                self._batch([ticket])
         if self._clock.monotonic() >= self._next_look and not self._stopping:
             self._batch([])
 
@@ -284,7 +310,20 @@ class Engine:
         laps = Laps(self._clock)
         observation = self._proxy.observe(deadline, thorough=thorough)
         laps.lap("observe")
-        batch = Batch(self._kinds, self._proxy, self.state, observation, deadline, laps)
+        is_trial = any(ticket.is_trial for ticket in tickets)
+        batch = Batch(
+            self._kinds,
+            self._proxy,
+            self._services,
+            self.state,
+            observation,
+            deadline,
+            laps,
+            is_trial=is_trial,
+        )
+        if is_trial:
+            batch.attempt(tickets[0])
+            return False
         settled = batch.settle(tickets)
         if is_look and self._finds_drift(settled.plan, observation, thorough=thorough):
             # What a quick look finds, a thorough one can name.
@@ -294,6 +333,8 @@ class Engine:
         self._commit(settled, applied, deadline)
         laps.lap("commit")
         self._conclude(settled, applied, laps, now)
+        if thorough:
+            self._proxy.traffic(settled.state, "", deadline)
         return applied.by == "reload"
 
     def _finds_drift(self, plan: Plan, observation: Observation, *, thorough: bool) -> bool:
@@ -305,23 +346,17 @@ class Engine:
         if not thorough:
             return is_drift
         self._next_scan = self._clock.monotonic() + SCAN_SECONDS
-        self._last_scan = self._clock.time()
+        self.drift.scanned()
         if is_drift:
-            self._drifted(plan.because)
+            self.drift.found(PROXY, plan.because)
         elif plan.is_empty:
-            self._repaired = self._found
-            self.conditions.set("Drift", "False", "None", "nothing was changed behind the agent")
+            self.drift.ended(PROXY)
         return False
-
-    def _drifted(self, what: str) -> None:
-        self._found += 1
-        self.conditions.set("Drift", "True", "Foreign", what, "warning")
-        log.warning("drift found", what=what)
 
     def _commit(self, settled: Settled, applied: Applied, deadline: Deadline) -> None:
         """Keep what changed; when that fails, the proxy goes back to what is kept."""
         requested_at = timestamp(self._clock.time())
-        records, generation = [], self._generation
+        records, generation = [], self.generation
         for step in settled.steps:
             if step.folded.changes:
                 generation += 1
@@ -345,7 +380,8 @@ class Engine:
         except StateError:
             self._put_back(applied, deadline)
             raise
-        self._state, self._generation = settled.state, generation
+        self._state, self.generation = settled.state, generation
+        self._wake()
 
     def _put_back(self, applied: Applied, deadline: Deadline) -> None:
         try:
@@ -359,15 +395,15 @@ class Engine:
     def _conclude(self, settled: Settled, applied: Applied, laps: Laps, taken_at: float) -> None:
         """Say what is true now: conditions, then one answer each."""
         if applied.is_live:
-            self._observed_generation = self._generation
+            self.observed_generation = self.generation
         full = self._proxy.render(settled.state).parts
-        self._left_out = frozenset(full[name].owner for name in settled.left_out)
-        self._state_conditions(applied)
+        self.left_out = frozenset(full[name].owner for name in settled.left_out if name in full)
+        self._state_conditions(applied, settled.plan.target)
         if applied.put_aside and settled.steps:  # a look has said so already
-            self._drifted(f"put aside: {', '.join(applied.put_aside)}")
+            self.drift.found(PROXY, f"put aside: {', '.join(applied.put_aside)}")
         for ticket, refusal in settled.refused:
             ticket.say(refusal)
-        change = self._generation - sum(bool(step.folded.changes) for step in settled.steps)
+        change = self.generation - sum(bool(step.folded.changes) for step in settled.steps)
         for step in settled.steps:
             changed = bool(step.folded.changes)
             change += changed
@@ -375,8 +411,8 @@ class Engine:
             if not changed and applied.is_live:
                 done = Applied("none", "the same content is there already", applied.pid, True)
             queue = {"queue": 1000 * (taken_at - step.ticket.submitted_at)}
-            number = change if changed else self._generation
-            if step.folded.subject in self._left_out:
+            number = change if changed else self.generation
+            if step.folded.subject in self.left_out:
                 done = Applied("none", self.conditions.message("ListenersBound"), None, False)
             # A later change of the batch may have deleted it.
             is_there = settled.state.get(step.folded.subject) is not None
@@ -393,14 +429,16 @@ class Engine:
                     by=done.by,
                 )
 
-    def _state_conditions(self, applied: Applied) -> None:
+    def _state_conditions(self, applied: Applied, target: Target) -> None:
         state = self.conditions
+        for claim in target.claims:
+            state.state(claim)
         if applied.is_live:
             state.set("HaproxyRunning", "True", "Answers", f"worker {applied.pid} answers")
         else:
             state.set("HaproxyRunning", "False", "NotRunning", applied.because, "error")
-        if self._left_out:
-            names = ", ".join(str(owner) for owner in sorted(self._left_out))
+        if self.left_out:
+            names = ", ".join(str(owner) for owner in sorted(self.left_out))
             message = f"cannot bind, left out until it can: {names}"
             state.set("ListenersBound", "False", "CannotBind", message, "error")
         else:
@@ -410,9 +448,3 @@ class Engine:
             self._failures = 0
         else:
             state.set("Applied", "False", "HaproxyNotRunning", applied.because, "error")
-
-
-def timestamp(seconds: float) -> str:
-    """Return *seconds* since the epoch as RFC 3339, UTC."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from kinx_loadbalancer_agent.model.resources import Ref
+from kinx_loadbalancer_agent.model.resources import Ref, Resource
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Deadline
+
+Status = Literal["True", "False", "Unknown"]
+Severity = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Part:
 
     owner: the resource that renders it.
     proxy: what the process calls it; it shows others that are not ours to judge.
-    bind: the address and port it asks for.
+    bind: the address and port it asks for; bind_at: where its owner's document has them.
     shows: a line for each frontend and server, as the process would describe them.
     """
 
@@ -24,6 +27,18 @@ class Part:
     proxy: str = ""
     bind: tuple[str, int] | None = None
     shows: tuple[str, ...] = ()
+    bind_at: tuple[str, str] = ("/vip_address", "/protocol_port")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A condition as a service sees it."""
+
+    type: str
+    status: Status
+    reason: str
+    message: str
+    severity: Severity = "info"
 
 
 @dataclass(frozen=True)
@@ -31,10 +46,12 @@ class Target:
     """A state as the proxy's configuration: parts by file name.
 
     digest: of the shape; two targets with one digest need no reload between them.
+    claims: what the operator should know of it, besides.
     """
 
     parts: Mapping[str, Part]
     digest: str
+    claims: tuple[Claim, ...] = ()
 
     @property
     def binds(self) -> dict[str, tuple[str, int]]:
@@ -64,15 +81,27 @@ class Observation:
 
 @dataclass(frozen=True)
 class Plan:
-    """What separates the machine from a target; *because* is empty when nothing does."""
+    """What separates the machine from a target; *because* is empty when nothing does.
+
+    commands: what the process will be told.
+    """
 
     target: Target
     because: str
+    commands: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """True when the machine agrees with the target."""
         return not self.because
+
+
+@dataclass(frozen=True)
+class Operating:
+    """How an object does (LBaaS: operating status), and why where it is not ONLINE."""
+
+    status: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -111,9 +140,10 @@ class Proxy(Protocol):
         """Return what must be done; nothing is touched."""
         ...
 
-    def check(self, plan: Plan, deadline: Deadline) -> None:
+    def check(self, plan: Plan, deadline: Deadline, *, is_trial: bool = False) -> None:
         """Prove as much as can be proven before anything is touched.
 
+        is_trial: not even prepare what could be activated.
         Raises CannotBind or CheckRefused with the fragments at fault.
         """
         ...
@@ -135,4 +165,56 @@ class Proxy(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Return the member ``haproxy`` of ``/api/status``, as last observed."""
+        ...
+
+    def operating(self, state: State, deadline: Deadline) -> dict[Ref, Operating]:
+        """Return how the objects of *state* do now. Any thread may ask."""
+        ...
+
+    def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
+        """Return what the load balancer *owner* of *state* carried so far. Any thread may ask."""
+        ...
+
+
+class Service(Protocol):
+    """What a keeper keeps as the state says. Every method ends by its deadline.
+
+    condition: the type of the claims it makes.
+    kinds: the resources it is made of; a change of them is answered when it is kept.
+    """
+
+    name: str
+    condition: str
+    kinds: frozenset[str]
+
+    def render(self, state: State) -> bytes:
+        """Return *state* in the service's own words; b"" where it asks for nothing. Pure."""
+        ...
+
+    def readable(self, content: bytes) -> str:
+        """Return rendered *content* as people may see it: without secrets."""
+        ...
+
+    def check(self, content: bytes, deadline: Deadline) -> None:
+        """Ask the service's own check about rendered *content*; raises CheckRefused."""
+        ...
+
+    def observe(self, deadline: Deadline) -> Any:
+        """Return what is there; raises ApplyError or OSError."""
+        ...
+
+    def plan(self, state: State, observation: Any) -> tuple[str, ...]:
+        """Return in words what separates what is there from *state*; nothing is touched."""
+        ...
+
+    def apply(self, state: State, observation: Any, deadline: Deadline) -> None:
+        """Do what is planned; raises ApplyError or OSError."""
+        ...
+
+    def claim(self, state: State) -> Claim:
+        """Return how it stands, after a look that found nothing to do; True: as *state* says."""
+        ...
+
+    def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what only the service knows of *resource*, whose other members are *shown*."""
         ...

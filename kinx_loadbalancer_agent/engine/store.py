@@ -129,11 +129,16 @@ class Store:
 
 def read_state(path: Path, kinds: Kinds) -> State:
     """Return the state kept at *path*, beside a running agent; an empty one where there is none."""
+    return read(path, kinds)[0]
+
+
+def read(path: Path, kinds: Kinds) -> tuple[State, int]:
+    """Return what :func:`read_state` does, and its generation."""
     if not path.exists():
-        return State()
+        return State(), 0
     read_format(path)
     with closing(_reading(path)) as database:
-        return _load(database, path, kinds)[0]
+        return _load(database, path, kinds)
 
 
 def read_format(path: Path) -> None:
@@ -148,19 +153,22 @@ def read_format(path: Path) -> None:
             raise StateNewer(str(path), found, FORMAT)
 
 
-def read_change(path: Path, generation: int) -> dict[str, Any] | None:
-    """Return what is kept of *generation* (see CONTRACT ``/api/changes``), None if nothing is."""
+def read_changes(path: Path, after: int, limit: int) -> list[dict[str, Any]]:
+    """Return what is kept of the *limit* generations after *after* (CONTRACT ``/api/changes``)."""
+    query = "SELECT generation, requested_at, who, delta, applied FROM changes"
     try:
         with closing(_reading(path)) as database:
-            row = database.execute(
-                "SELECT requested_at, who, delta, applied FROM changes WHERE generation = ?",
-                (generation,),
-            ).fetchone()
+            rows = database.execute(
+                f"{query} WHERE generation > ? ORDER BY generation LIMIT ?", (after, limit)
+            ).fetchall()
     except sqlite3.Error as error:
         raise StateError(f"cannot read {path}: {error}") from error
-    if row is None:
-        return None
-    requested_at, who, delta, applied = row
+    return [_change(*row) for row in rows]
+
+
+def _change(
+    generation: int, requested_at: str, who: str, delta: str, applied: str
+) -> dict[str, Any]:
     objects = [
         {"kind": kind, "id": id, "operation": _operation(before, after)}
         | ({"parent": parent} if parent else {})

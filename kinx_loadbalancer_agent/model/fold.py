@@ -19,14 +19,19 @@ from kinx_loadbalancer_agent.errors import (
     refusal,
 )
 from kinx_loadbalancer_agent.model.intents import (
+    WHOLE,
     Carry,
     Change,
     Compare,
     Create,
     Delete,
+    Expect,
     Folded,
     Intent,
     Merge,
+    Place,
+    Retain,
+    Upsert,
     Values,
 )
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
@@ -53,15 +58,22 @@ def fold(state: State, intent: Intent, kinds: Kinds) -> tuple[State, Folded]:
 
 
 def reference_faults(
-    state: State, kind: Kind, values: Values, before: Resource | None = None
+    state: State,
+    kind: Kind,
+    values: Values,
+    before: Resource | None = None,
+    may_dangle: bool = False,
 ) -> Iterator[Fault]:
     """Yield the members of *values* that name something that is not there.
 
     What *before*, the resource as it is, names already is not asked again.
+    may_dangle: it may name what has gone; what it cannot be without must be there.
     """
     for reference in kind.references:
         named = values.get(reference.field)
         if named is None or reference.may_come_later or reference.owns:
+            continue
+        if may_dangle and not reference.holds:
             continue
         if before is not None and getattr(before, reference.field) == named:
             continue
@@ -93,21 +105,24 @@ class _Fold:
         self._status = 200
         self._touched: dict[Ref, None] = {}
         self._faults: list[Fault] = []
-        self._at: Mapping[str, str] = {}
+        self._current: Ref | None = None
+        self._place = Place()
+        self._may_dangle = False
+        self._places: dict[Ref, Place] = {}
+        self._faulty: set[Ref] = set()
         self._warnings: list[str] = []
 
     def done(self) -> tuple[State, Folded]:
         for operation in self._intent.operations:
             match operation:
-                case Create() | Merge():
-                    self._at = operation.at
-                    if isinstance(operation, Create):
-                        self._create(operation)
-                    else:
-                        self._merge(operation)
-                    self._faults = [self._placed(fault) for fault in self._faults]
+                case Create() | Merge() | Upsert():
+                    self._write(operation)
                 case Delete():
                     self._delete(operation)
+                case Retain():
+                    self._retain(operation)
+                case Expect():
+                    self._expect(operation)
                 case Carry():
                     self._carry(operation)
                 case Compare():
@@ -122,27 +137,31 @@ class _Fold:
             if (before := self._base.get(ref)) != (after := self._state.get(ref))
         )
         warnings = tuple(dict.fromkeys(self._warnings))
+        place = self._changed_at()
         return self._state, Folded(
-            self._status, self._subject, changes, warnings, self._changed_at()
+            self._status, self._subject, changes, warnings, place, self._places
         )
 
     # --- operations -------------------------------------------------------------------------
 
+    def _write(self, operation: Create | Merge | Upsert) -> None:
+        known = len(self._faults)
+        prefix = operation.prefix if isinstance(operation, Upsert) else ""
+        self._place = Place(operation.at, prefix)
+        self._may_dangle = isinstance(operation, Upsert) and operation.is_whole
+        match operation:
+            case Create():
+                self._create(operation)
+            case Merge():
+                self._merge(operation)
+            case Upsert():
+                self._upsert(operation)
+        self._faults[known:] = [self._place.of(fault) for fault in self._faults[known:]]
+
     def _create(self, operation: Create) -> None:
         kind = self._kinds[operation.kind]
-        values = dict(operation.values)
-        if kind.parent and kind.model.parent_field:
-            parent = self._parent(kind, operation.parent)
-            self._same(kind.model.parent_field, values, parent, named=kind.parent)
-            values[kind.model.parent_field] = parent
-        if kind.named_by:
-            values[kind.model.id_field] = self._namesake(kind, operation)
-        ref = Ref(
-            kind.name,
-            values[kind.model.parent_field] if kind.model.parent_field else "",
-            values[kind.model.id_field],
-        )
-        existing = self._consider(ref)
+        values = self._identified(kind, operation)
+        existing = self._consider(kind.ref(values))
         if existing is not None and not existing.gives_way:
             self._repeat(existing, values)
             return
@@ -160,12 +179,13 @@ class _Fold:
             raise Conflict(
                 f"{existing.ref} exists with other content",
                 [
-                    self._placed(Fault(f"/{name}", "differs from what is there", True))
+                    self._place.of(Fault(f"/{name}", "differs from what is there", True))
                     for name in different
                 ],
-                existing.published(self._state),
+                existing,
                 etag(existing, self._state),
             )
+        self._warnings += existing.warnings()
         news = {name: values[name] for name in existing.carried if values.get(name) is not None}
         if news:
             self._store(existing.model_copy(update=news))
@@ -178,6 +198,48 @@ class _Fold:
             raise NotFound(f"there is no {ref}")
         self._put(kind, self._merged(kind, existing, operation.changes), existing)
 
+    def _upsert(self, operation: Upsert) -> None:
+        kind = self._kinds[operation.kind]
+        values = self._identified(kind, operation)
+        ref = kind.ref(values)
+        existing = self._consider(ref)
+        said = kind.fixed if operation.is_whole else frozenset()
+        if existing and any(values.get(name) != getattr(existing, name) for name in said):
+            self._drop(ref, cascade=True)  # another one of that name
+            existing = None
+        if existing is None:
+            given = {name: values[name] for name in values if values[name] is not None}
+            nothing = dict.fromkeys(said & values.keys() - given.keys())
+            self._put(kind, kind.decide(self._state, given | nothing))
+            return
+        if operation.is_whole:
+            named = kind.model.model_fields.keys() - kind.model.private - kind.fixed
+            values = dict.fromkeys(sorted(named)) | values
+        self._put(kind, self._merged(kind, existing, values), existing)
+
+    def _retain(self, operation: Retain) -> None:
+        kind = self._kinds[operation.kind]
+        if kind.parent and operation.parent:
+            parent = self._parent(kind, operation.parent)
+            self._consider(Ref(kind.parent, "", parent))
+            found = tuple(self._state.table(kind.name, parent).values())
+        elif operation.having:
+            found = self._state.having(kind.name, *operation.having)
+        else:
+            found = tuple(self._state.all(kind.name))
+        if self._subject is None:
+            self._subject = WHOLE
+            if not self._intent.preconditions.hold(""):  # it is there, and has no ETag
+                raise PreconditionFailed("a whole state has no ETag to compare")
+        for resource in found:
+            if resource.ref.id not in operation.ids and self._state.get(resource.ref):
+                self._drop(resource.ref, cascade=True)
+
+    def _expect(self, operation: Expect) -> None:
+        ref = self._locate(self._kinds[operation.kind], operation.parent, operation.id)
+        if self._state.get(ref) is None:
+            self._faults.append(Fault(operation.pointer, f"there is no {ref}"))
+
     def _delete(self, operation: Delete) -> None:
         kind = self._kinds[operation.kind]
         ref = self._locate(kind, operation.parent, operation.id)
@@ -187,7 +249,7 @@ class _Fold:
         self._drop(ref, cascade=operation.cascade)
 
     def _carry(self, operation: Carry) -> None:
-        carrier = self._subject and self._state.get(self._subject)
+        carrier = self._current and self._state.get(self._current)
         if carrier is None:  # its own faults are known by now
             return
         last = self._base.get(carrier.ref)
@@ -209,7 +271,7 @@ class _Fold:
             self._put(kind, {**operation.values, **own})
         old, new = operation.moved
         self._faults[known:] = [
-            Fault(new + fault.pointer.removeprefix(old), fault.detail, fault.is_conflict)
+            replace(fault, pointer=operation.prefix + new + fault.pointer.removeprefix(old))
             for fault in self._faults[known:]
         ]
 
@@ -225,6 +287,8 @@ class _Fold:
     def _consider(self, ref: Ref) -> Resource | None:
         """Return the resource *ref*, the intent's subject if it is the first asked about."""
         existing = self._state.get(ref)
+        self._current = ref
+        self._places.setdefault(ref, self._place)
         if self._subject is None:
             self._subject = ref
             current = etag(existing, self._state) if existing is not None else None
@@ -235,24 +299,40 @@ class _Fold:
     def _parent(self, kind: Kind, id: str) -> str:
         assert kind.parent is not None
         parent = self._kinds.find(self._state, kind.parent, id)
-        if self._state.get(Ref(kind.parent, "", parent)) is None:
-            raise NotFound(f"there is no {Ref(kind.parent, '', id)}")
+        self._existing(Ref(kind.parent, "", parent), id)
         return parent
+
+    def _existing(self, ref: Ref, asked: str) -> None:
+        # What is inside something faulty is judged as if that were there.
+        if self._state.get(ref) is None and ref not in self._faulty:
+            raise NotFound(f"there is no {ref._replace(id=asked)}")
 
     def _locate(self, kind: Kind, parent: str, id: str) -> Ref:
         if kind.parent:
             return Ref(kind.name, self._parent(kind, parent), id)
         return Ref(kind.name, "", self._kinds.find(self._state, kind.name, id))
 
-    def _namesake(self, kind: Kind, operation: Create) -> str:
+    def _identified(self, kind: Kind, operation: Create | Upsert) -> dict[str, Any]:
+        """Return the values of *operation* with the identity that the URL gives them."""
+        values = dict(operation.values)
+        if kind.parent and kind.model.parent_field:
+            parent = self._parent(kind, operation.parent)
+            self._same(kind.model.parent_field, values, parent, named=kind.parent)
+            values[kind.model.parent_field] = parent
+        if kind.named_by:
+            values[kind.model.id_field] = self._namesake(kind, operation)
+        return values
+
+    def _namesake(self, kind: Kind, operation: Create | Upsert) -> str:
         assert kind.named_by is not None
         asked = operation.id or operation.values[kind.model.id_field]
         id = self._kinds.find(self._state, kind.named_by, asked)
-        if self._state.get(Ref(kind.named_by, "", id)) is None:
+        named = Ref(kind.named_by, "", id)
+        if self._state.get(named) is None and named not in self._faulty:
             detail = f"there is no {Ref(kind.named_by, '', asked)}"
             if operation.id:
                 raise NotFound(detail)
-            raise refusal([self._placed(Fault(f"/{kind.model.id_field}", detail))])
+            raise refusal([self._place.of(Fault(f"/{kind.model.id_field}", detail))])
         self._same(kind.model.id_field, operation.values, id, named=kind.named_by)
         return id
 
@@ -290,11 +370,12 @@ class _Fold:
         return value
 
     def _put(self, kind: Kind, values: Values, before: Resource | None = None) -> None:
-        self._faults += reference_faults(self._state, kind, values, before)
+        self._faults += reference_faults(self._state, kind, values, before, self._may_dangle)
         try:
             resource = kind.model.model_validate(dict(values))
         except ValidationError as error:
             self._faults += validation_faults(error)
+            self._faulty.add(kind.ref(values))
             return
         self._faults += resource.faults(dict(resource))
         self._warnings += resource.warnings()
@@ -321,29 +402,29 @@ class _Fold:
         self._state = self._state.without(ref)
 
     def _judge(self) -> None:
-        """Ask the rules about what was touched and, if they have nothing, about what names it."""
+        """Ask the rules about what was touched and, if they have nothing, about what is near it."""
         touched = [found for ref in self._touched if (found := self._state.get(ref))]
-        naming = {
-            other.ref: other
-            for ref in self._touched
-            for reference, other in self._kinds.referring(self._state, ref)
-            if not reference.owns
-        }
-        for resources in (touched, naming.values()):
+        near = {other.ref: other for ref in self._touched for other in self._near(ref)}
+        for resources in (touched, near.values()):
             for resource in resources:
+                place = self._places.get(resource.ref)
                 for fault in self._kinds[resource.ref.kind].rules(self._state, resource):
-                    mine = resource.ref == self._subject
-                    place = self._placed(fault).pointer if mine else self._changed_at()
-                    self._faults.append(replace(fault, pointer=place))
+                    placed = (
+                        place.of(fault) if place else replace(fault, pointer=self._changed_at())
+                    )
+                    self._faults.append(placed)
             if self._faults:
                 return
 
-    # --- pointers ---------------------------------------------------------------------------
-
-    def _placed(self, fault: Fault) -> Fault:
-        """Return *fault* of the subject at the place where the document has the field."""
-        name, slash, rest = fault.pointer.removeprefix("/").partition("/")
-        return replace(fault, pointer=self._at.get(name, f"/{name}") + slash + rest if name else "")
+    def _near(self, ref: Ref) -> Iterator[Resource]:
+        """Yield what names *ref*, and its parent."""
+        for reference, other in self._kinds.referring(self._state, ref):
+            if not reference.owns:
+                yield other
+        parent = self._kinds[ref.kind].parent
+        above = self._state.get(Ref(parent, "", ref.parent)) if parent else None
+        if above is not None:
+            yield above
 
     def _changed_at(self) -> str:
         """Return where the document has the one member it changes, free text aside; else ''."""
@@ -356,7 +437,8 @@ class _Fold:
             for name, value in dict(after).items()
             if getattr(before, name) != value and name not in ("name", "description")
         ]
-        return self._at.get(changed[0], f"/{changed[0]}") if len(changed) == 1 else ""
+        place = self._places.get(self._subject, Place())
+        return place.of(Fault(f"/{changed[0]}", "")).pointer if len(changed) == 1 else ""
 
 
 def _amended(current: Any, said: Any) -> Any:

@@ -1,12 +1,15 @@
 """What callers ask for, as values, and what became of it. An intent never says a result. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kinx_loadbalancer_agent.errors import Fault
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
 
 Values = Mapping[str, Any]
+WHOLE = Ref("state", "", "state")
+"""The subject of what is about no resource in particular."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,62 @@ class Delete:
 
 
 @dataclass(frozen=True)
+class Upsert:
+    """Make a resource from *values*, or change the members it names, None for their defaults.
+
+    id: of the resource it is keyed by, where the kind is keyed by another.
+    prefix: where the document has it. at: as Create, below *prefix*.
+    is_whole: members that *values* does not name get their defaults, too.
+    """
+
+    kind: str
+    values: Values
+    parent: str = ""
+    id: str = ""
+    at: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class Retain:
+    """Delete the resources of *kind* but *ids*: all, those under *parent*, or those *having* it.
+
+    having: a field and its value.
+    """
+
+    kind: str
+    ids: frozenset[str]
+    parent: str = ""
+    having: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Expect:
+    """Refuse the document, at *pointer*, where there is no such resource."""
+
+    kind: str
+    id: str
+    pointer: str
+    parent: str = ""
+
+
+@dataclass(frozen=True)
 class Carry:
     """Apply what a resource carries for another one, if it is news.
 
-    It is news when the carrier is new, or when *carried* is not what it carried last.
+    The carrier is what the operation before is about. It is news when the carrier is new, or when
+    *carried* is not what it carried last.
     kind: of the target, which is the carrier's parent or keyed by it.
     moved: (from, to): where faults of the target are found in the carrier's document.
+    prefix: where that is in the whole one.
     """
 
     carried: Values
     kind: str
     values: Values
     moved: tuple[str, str]
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +117,7 @@ class Compare:
     values: Values
 
 
-Operation = Create | Merge | Delete | Carry | Compare
+Operation = Create | Merge | Upsert | Delete | Retain | Expect | Carry | Compare
 
 
 @dataclass(frozen=True)
@@ -114,10 +161,25 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a document has what it says of a resource: below *prefix*, a field by *at*."""
+
+    at: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+
+    def of(self, fault: Fault) -> Fault:
+        """Return *fault* of the resource at the place where the document has the field."""
+        name, slash, rest = fault.pointer.removeprefix("/").partition("/")
+        inside = self.at.get(name, f"/{name}") + slash + rest if name else ""
+        return replace(fault, pointer=self.prefix + inside)
+
+
+@dataclass(frozen=True)
 class Folded:
     """What became of an intent: the status it earns, its subject, what it changes.
 
     changed_at: where the document has the one member it changes; '' when there are others.
+    places: where the document has what it says of each resource.
     """
 
     status: int
@@ -125,6 +187,7 @@ class Folded:
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
     changed_at: str = ""
+    places: Mapping[Ref, Place] = field(default_factory=dict)
 
 
 def _matches(tags: frozenset[str], current: str | None) -> bool:

@@ -10,13 +10,17 @@ from typing import Any
 from kinx_loadbalancer_agent.errors import Fault
 from kinx_loadbalancer_agent.model import rules
 from kinx_loadbalancer_agent.model.resources import (
+    Crontab,
     HealthMonitor,
     Listener,
     LoadBalancer,
     Member,
+    Peer,
     Pool,
+    Quagga,
     Ref,
     Resource,
+    Vip,
 )
 from kinx_loadbalancer_agent.model.state import State
 
@@ -57,6 +61,7 @@ class Kind:
     decide: completes the values of a new resource from the state it is made in.
     rules: yields what the state has against a resource.
     fragment: the HAProxy configuration it renders, as (file name prefix, template).
+    is_shared: every node of a load balancer has the same of it.
     """
 
     model: type[Resource]
@@ -69,11 +74,33 @@ class Kind:
     decide: Callable[[State, Mapping[str, Any]], dict[str, Any]] = _as_they_are
     rules: Callable[[State, Any], Iterator[Fault]] = field(default=_no_faults)
     fragment: tuple[str, str] | None = None
+    is_shared: bool = True
 
     @property
     def name(self) -> str:
         """The kind's name: the last word of its URL, its table in state and store."""
         return self.model.kind
+
+    @property
+    def is_singleton(self) -> bool:
+        """True when there is one resource of it at most, on the one URL."""
+        return not self.model.id_field
+
+    def ref(self, values: Mapping[str, Any]) -> Ref:
+        """Return the identity that *values* say; raises KeyError where they say none."""
+        parent = values[self.model.parent_field] if self.model.parent_field else ""
+        id = values[self.model.id_field] if self.model.id_field else self.name
+        return Ref(self.name, parent, id)
+
+    @property
+    def nested_as(self) -> str:
+        """The member that holds it in a document of its owner: a list, or the one there is."""
+        return self.name.removesuffix("s") if self.named_by else self.name
+
+    @property
+    def owner(self) -> str | None:
+        """The kind whose resources own those of this one, None where none does."""
+        return next((found.kind for found in self.references if found.owns), None)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -118,6 +145,29 @@ KINDS: tuple[Kind, ...] = (
         fixed=frozenset({"id", "pool_id"}),
         rules=rules.member,
     ),
+    Kind(
+        model=Peer,
+        collection="/api/haproxy/peers",
+        fixed=frozenset({"hostname"}),
+        rules=rules.peer,
+        fragment=("10-peers", "haproxy/peers.cfg.j2"),
+    ),
+    Kind(
+        model=Quagga,
+        collection="/api/quagga",
+        fixed=frozenset(),
+        rules=rules.quagga,
+        is_shared=False,
+    ),
+    Kind(
+        model=Vip,
+        collection="/api/quagga/vips",
+        parent="quagga",
+        references=(Reference("speaker", "quagga", owns=True),),
+        fixed=frozenset({"vip_addr"}),
+        rules=rules.vip,
+    ),
+    Kind(model=Crontab, collection="/api/crontab", fixed=frozenset(), is_shared=False),
 )
 
 
@@ -133,10 +183,20 @@ class Kinds:
     def __getitem__(self, name: str) -> Kind:
         return self._rows[name]
 
+    def owned_by(self, kind: Kind) -> list[Kind]:
+        """Return the kinds whose resources those of *kind* own."""
+        return [row for row in self if row.owner == kind.name]
+
+    def held_by(self, kind: Kind) -> Iterator[tuple[Kind, str]]:
+        """Yield the kinds that keep one of *kind* from deletion, with the field that names it."""
+        for row in self:
+            for reference in row.references:
+                if reference.holds and reference.kind == kind.name:
+                    yield row, reference.field
+
     def holds(self, kind: Kind) -> bool:
         """True when a resource of *kind* may be kept from deletion by others."""
-        references = [reference for row in self for reference in row.references]
-        return any(found.holds and found.kind == kind.name for found in references)
+        return any(self.held_by(kind))
 
     def find(self, state: State, name: str, id: str) -> str:
         """Return the id of the resource of kind *name* that *id* names, *id* itself if none.
@@ -144,6 +204,8 @@ class Kinds:
         A pool is named by its id, else by its listener's: the original's URLs used the latter.
         """
         kind = self._rows[name]
+        if kind.is_singleton:
+            return name
         if kind.named_by:
             return self.find(state, kind.named_by, id)
         if kind.also_named_by and id not in state.table(name):

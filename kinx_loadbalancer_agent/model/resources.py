@@ -7,17 +7,22 @@ What a rule needs of other resources is in ``rules``; what the wire writes diffe
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+from netaddr import IPAddress
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kinx_loadbalancer_agent.errors import Fault
 from kinx_loadbalancer_agent.model.types import (
     Address,
+    AsNumber,
     BackendName,
     CookieName,
     Flag,
     HostAddress,
+    HostName,
     Integer,
     Port,
+    RouterId,
+    Schedule,
     StatusCodes,
     StickExpire,
     StickSize,
@@ -44,7 +49,14 @@ class Ref(NamedTuple):
     id: str
 
     def __str__(self) -> str:
-        return f"{self.kind.removesuffix('s')} {self.id}"
+        if self.is_singleton:
+            return self.kind
+        return f"{self.kind.removesuffix('s')} {self.id}".rstrip()
+
+    @property
+    def is_singleton(self) -> bool:
+        """True for the one resource of a kind that has one at most."""
+        return self.id == self.kind
 
 
 class Value(BaseModel):
@@ -62,17 +74,21 @@ class Resource(Value):
 
     kind: ClassVar[str]
     id_field: ClassVar[str] = "id"
+    """The field that identifies it; '' where there is one at most: the kind's name does."""
     parent_field: ClassVar[str | None] = None
     private: ClassVar[frozenset[str]] = frozenset()
     """Stored, never published, never taken from a caller."""
     carried: ClassVar[frozenset[str]] = frozenset()
     """Published, but no part of the resource's own content: not compared, not in the ETag."""
+    derived: ClassVar[frozenset[str]] = frozenset()
+    """Published, kept nowhere: what a caller says of them means nothing."""
 
     @property
     def ref(self) -> Ref:
         """The identity of this resource."""
         parent = getattr(self, self.parent_field) if self.parent_field else ""
-        return Ref(self.kind, parent, getattr(self, self.id_field))
+        id = getattr(self, self.id_field) if self.id_field else self.kind
+        return Ref(self.kind, parent, id)
 
     def published(self, state: "State") -> dict[str, Any]:
         """Return the members that callers see, what is derived from *state* included."""
@@ -270,6 +286,7 @@ class HealthMonitor(Resource):
     kind = "healthmonitors"
     id_field = "pool_id"
     private = frozenset({"is_brought"})
+    derived = frozenset({"listener_id"})
 
     pool_id: Token = Field(description="The pool whose monitor this is, and its identity.")
     type: MonitorType = Field(description="What a check does.")
@@ -318,6 +335,83 @@ class Member(Resource):
     type: PersistenceType | None = Field(None, description="Persistence it carried last.")
     cookie_name: CookieName | None = Field(None, description="Cookie it carried last.")
     healthmonitor: dict[str, Any] | None = Field(None, description="Monitor it carried last.")
+
+
+class Peer(Resource):
+    """One of the nodes that share stick tables: a ``peer`` line (HAProxy 2.6, 3.5)."""
+
+    kind = "peers"
+    id_field = "hostname"
+
+    hostname: Token = Field(description="Identity, and the peer's name in HAProxy.")
+    address: HostAddress = Field(description="Where it listens for the others.")
+    port: Port = Field(1024, description="TCP port it listens on.")
+
+
+class Quagga(Resource):
+    """The BGP speaker of this node and the routers it speaks to (RFC 4271)."""
+
+    kind = "quagga"
+    id_field = ""
+    derived = frozenset({"vips", "sessions"})
+
+    hostname: Token = Field(description="The speaker's name.")
+    inter_as_number: AsNumber = Field(description="Our AS.")
+    vm_addr: RouterId = Field(description="Our router id (RFC 6286).")
+    primary_gateway_addr: HostAddress = Field(description="The first router.")
+    secondary_gateway_addr: HostAddress | None = Field(None, description="The second router.")
+    router_as_number: AsNumber = Field(description="The AS of the routers.")
+
+    def published(self, state: "State") -> dict[str, Any]:
+        vips = vip_addresses(state)
+        shown: dict[str, Any] = {"vip_addr": vips[0] if vips else None}
+        return super().published(state) | shown | {"vips": [{"address": vip} for vip in vips]}
+
+    @classmethod
+    def faults(cls, values: Mapping[str, Any]) -> Iterator[Fault]:
+        names = ("vm_addr", "primary_gateway_addr", "secondary_gateway_addr")
+        for at, name in enumerate(names):
+            for other in names[:at]:
+                if values.get(name) is not None and values[name] == values.get(other):
+                    yield Fault(f"/{name}", f"is the same as {other}")
+
+    def warnings(self) -> Iterator[str]:
+        yield (
+            "routers share traffic among nodes of different AS numbers only with "
+            "bgp bestpath as-path multipath-relax"
+        )
+
+
+class Vip(Resource):
+    """An address that the speaker announces while this node serves it."""
+
+    kind = "vips"
+    id_field = "vip_addr"
+    parent_field = "speaker"
+    private = frozenset({"speaker"})
+    derived = frozenset({"assigned", "served", "announced", "since", "reason"})
+
+    vip_addr: HostAddress = Field(description="Identity: the address, announced as a host route.")
+    speaker: Literal["quagga"] = Field(description="The speaker; it takes its VIPs with it.")
+
+
+class Crontab(Resource):
+    """The line of root's crontab that has ``check_vlb`` report on this node (crontab(5))."""
+
+    kind = "crontab"
+    id_field = ""
+
+    agent_addr: HostName = Field(description="Who collects the reports.")
+    agent_port: Port = Field(description="TCP port of the collector.")
+    tenant_id: Token = Field(description="Whose node it is; part of the report.")
+    vm_id: Token = Field(description="Which node it is; part of the report's URL.")
+    schedule: Schedule = Field("* * * * *", description="When: five fields of crontab(5).")
+
+
+def vip_addresses(state: "State") -> list[str]:
+    """Return the addresses of the speaker's VIPs, in the order of numbers."""
+    found = (IPAddress(vip.ref.id) for vip in state.all(Vip.kind))
+    return [str(address) for address in sorted(found)]
 
 
 def _mode_faults(values: Mapping[str, Any]) -> Iterator[Fault]:

@@ -13,9 +13,13 @@ from kinx_loadbalancer_agent.model.resources import (
     Listener,
     LoadBalancer,
     Member,
+    Peer,
     Pool,
+    Quagga,
     Ref,
     Resource,
+    Vip,
+    vip_addresses,
 )
 from kinx_loadbalancer_agent.model.state import State
 
@@ -51,15 +55,15 @@ def overlap(one: str, other: str) -> bool:
 
 
 def decide_listener(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a listener without a load balancer the only one there is."""
-    return {**values, "loadbalancer_id": values.get("loadbalancer_id") or _only_one(state)}
+    """Give a listener that says nothing of a load balancer the only one there is."""
+    return {"loadbalancer_id": _only_one(state), **values}
 
 
 def decide_pool(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
     """Give a pool its backend's name for life, and its listener's or the only load balancer."""
     listener_id, owner = values.get("listener_id"), values.get("loadbalancer_id")
     listener = state.get(Ref("listeners", "", listener_id)) if listener_id else None
-    if owner is None:
+    if "loadbalancer_id" not in values:
         owner = cast(Listener, listener).loadbalancer_id if listener else _only_one(state)
     names = [f"backend-{id}" for id in (listener_id, values.get("id")) if id]
     free = [name for name in names if not state.having("pools", "backend", name)]
@@ -84,6 +88,11 @@ def listener(state: State, listener: Listener) -> Iterator[Fault]:
                 f"on {endpoint(taken, other.protocol_port)}",
                 is_conflict=True,
             )
+    for found in state.all("peers"):
+        peer = cast(Peer, found)
+        if address and peer.port == listener.protocol_port and overlap(address, peer.address):
+            detail = f"{endpoint(address, peer.port)} overlaps {peer.ref}"
+            yield Fault("/protocol_port", detail, is_conflict=True)
     if listener.default_pool_id is not None:
         for pool in _pools_of(state, listener.id):
             if pool.id != listener.default_pool_id:
@@ -116,11 +125,43 @@ def pool(state: State, pool: Pool) -> Iterator[Fault]:
 
 def member(state: State, member: Member) -> Iterator[Fault]:
     """Yield what *state* has against *member*."""
-    for other in cast(Mapping[str, Member], state.table("members", member.pool_id)).values():
-        same = (other.address, other.protocol_port) == (member.address, member.protocol_port)
-        if same and other.id != member.id:
+    for found in state.having("members", "address", member.address, member.pool_id):
+        other = cast(Member, found)
+        if other.protocol_port == member.protocol_port and other.id != member.id:
             detail = f"member {other.id} has the same address and port"
             yield Fault("/address", detail, is_conflict=True)
+
+
+def peer(state: State, peer: Peer) -> Iterator[Fault]:
+    """Yield what *state* has against *peer*: somebody listens where it would."""
+    where = endpoint(peer.address, peer.port)
+    for found in state.having("peers", "address", peer.address):
+        other = cast(Peer, found)
+        if other.hostname != peer.hostname and other.port == peer.port:
+            yield Fault("/address", f"{other.ref} has {where} already", is_conflict=True)
+    for found in state.having("listeners", "protocol_port", peer.port):
+        listener = cast(Listener, found)
+        taken = bind_address(state, listener)
+        if taken is not None and overlap(peer.address, taken):
+            yield Fault("/port", f"{where} overlaps {listener.ref}", is_conflict=True)
+
+
+def quagga(state: State, speaker: Quagga) -> Iterator[Fault]:
+    """Yield what *state* has against *speaker*: without a VIP it has nothing to say."""
+    vips = vip_addresses(state)
+    if not vips:
+        yield Fault("", "the speaker has no other VIP; delete the speaker", is_conflict=True)
+    for name in ("vm_addr", "primary_gateway_addr", "secondary_gateway_addr"):
+        if getattr(speaker, name) in vips:
+            yield Fault(f"/{name}", "is a VIP of the speaker", is_conflict=True)
+
+
+def vip(state: State, vip: Vip) -> Iterator[Fault]:
+    """Yield what *state* has against *vip*: it is the address of a router, or of this node."""
+    speaker = cast(Quagga | None, state.get(Ref("quagga", "", vip.speaker)))
+    for name in ("vm_addr", "primary_gateway_addr", "secondary_gateway_addr"):
+        if getattr(speaker, name, None) == vip.vip_addr:
+            yield Fault("/vip_addr", f"is the speaker's {name}", is_conflict=True)
 
 
 def _belonging(pool: Pool, listener: Listener) -> Iterator[Fault]:

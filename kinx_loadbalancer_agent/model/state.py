@@ -3,7 +3,7 @@
 This module must never judge a change: it holds, finds and replaces.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -22,7 +22,7 @@ class State:
     """
 
     tables: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
-    _indexes: dict[tuple[str, str], Mapping[Hashable, tuple[Resource, ...]]] = field(
+    _indexes: dict[tuple[str, str, str], Mapping[Hashable, tuple[Resource, ...]]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -34,21 +34,27 @@ class State:
         """Return the resource *ref*, None when there is none."""
         return self.table(ref.kind, ref.parent).get(ref.id)
 
+    def shares(self, other: "State", kinds: Iterable[str]) -> bool:
+        """True when *other* has the very tables of *kinds* that this state has."""
+        return all(self.tables.get(kind) is other.tables.get(kind) for kind in kinds)
+
     def all(self, kind: str) -> Iterator[Resource]:
         """Yield every resource of *kind*, in the order of parents and ids."""
         for _, table in sorted(self.tables.get(kind, {}).items()):
             for _, resource in sorted(table.items()):
                 yield resource
 
-    def having(self, kind: str, name: str, value: Hashable) -> tuple[Resource, ...]:
-        """Return the resources of *kind* whose field *name* is *value*."""
-        index = self._indexes.get((kind, name))
+    def having(
+        self, kind: str, name: str, value: Hashable, parent: str = ""
+    ) -> tuple[Resource, ...]:
+        """Return the resources of *kind*, or those under *parent*, whose *name* is *value*."""
+        index = self._indexes.get((kind, parent, name))
         if index is None:
             found: dict[Hashable, list[Resource]] = {}
-            for resource in self.all(kind):
+            for resource in self.table(kind, parent).values() if parent else self.all(kind):
                 found.setdefault(getattr(resource, name), []).append(resource)
             index = {key: tuple(resources) for key, resources in found.items()}
-            self._indexes[kind, name] = index
+            self._indexes[kind, parent, name] = index
         return index.get(value, ())
 
     def including(self, resource: Resource) -> "State":
@@ -65,5 +71,9 @@ class State:
         parents = {**self.tables.get(ref.kind, {}), ref.parent: table}
         if not table:
             del parents[ref.parent]
-        kept = {key: index for key, index in self._indexes.copy().items() if key[0] != ref.kind}
+        kept = {
+            key: index
+            for key, index in self._indexes.copy().items()
+            if key[0] != ref.kind or key[1] not in ("", ref.parent)
+        }
         return State({**self.tables, ref.kind: parents}, kept)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from crontab import CronSlices
 from netaddr import INET_PTON, AddrFormatError, IPAddress
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
@@ -15,15 +16,28 @@ from pydantic_core import PydanticCustomError
 TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+SCHEDULE = re.compile(r"[0-9A-Za-z*/,-]{1,60}( [0-9A-Za-z*/,-]{1,60}){4}")
+RESERVED_AS = frozenset({23456, 65535})  # RFC 6793 (AS_TRANS), RFC 7300
 MAX_STICK_ENTRIES = 4_294_967_295
 MAX_STICK_SECONDS = 24 * 86_400
 SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+# What a JSON schema says of rules that are code.
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+HOST = r"^[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}$"
+CODES = r"^[1-5][0-9]{2}(-[1-5][0-9]{2}|(,[1-5][0-9]{2})*)$"
+ADDRESS_FORMATS = ({"format": "ipv4"}, {"format": "ipv6"})
+
 
 def fault(detail: str) -> PydanticCustomError:
     """Return the error a field's parser raises; *detail* is shown to the caller."""
     return PydanticCustomError("field", "{detail}", {"detail": detail})
+
+
+def _shown(**keywords: Any) -> Any:
+    return Field(json_schema_extra=keywords)
 
 
 def _number(value: Any) -> Any:
@@ -70,6 +84,33 @@ def _unicast(value: str) -> str:
     return value
 
 
+def _router_id(value: str) -> str:
+    if ":" in value:
+        raise fault("must be an IPv4 address: it is the router id")
+    return value
+
+
+def _host(value: str) -> str:
+    """Return an address as it is printed, or a host name (RFC 1123, 2.1)."""
+    if ":" in value or re.fullmatch(r"[0-9.]+", value):
+        return _unicast(parse_address(value))
+    if len(value) > 253 or not all(HOST_LABEL.fullmatch(label) for label in value.split(".")):
+        raise fault("must be an address, or a host name of letters, digits, hyphens and dots")
+    return value
+
+
+def _as_number(value: int) -> int:
+    if value in RESERVED_AS:
+        raise fault(f"must not be the reserved AS number {value}")
+    return value
+
+
+def _schedule(value: str) -> str:
+    if not SCHEDULE.fullmatch(value) or not CronSlices.is_valid(value):
+        raise fault("must be five fields of crontab(5), a space between them")
+    return value
+
+
 def _codes(value: str) -> str:
     codes = [int(digits) for digits in re.findall(r"\d+", value)]
     is_range = re.fullmatch(r"\d{3}-\d{3}", value, re.ASCII)
@@ -101,7 +142,8 @@ def _stick_expire(value: str) -> str:
 
 Flag = Annotated[bool, Strict()]
 String = Annotated[str, Strict()]
-Integer = Annotated[int, BeforeValidator(_number, json_schema_input_type=int | str)]
+Digits = Annotated[str, Field(pattern=f"^{NUMBER.pattern}$")]
+Integer = Annotated[int, BeforeValidator(_number, json_schema_input_type=int | Digits)]
 
 Token = Annotated[
     String,
@@ -111,12 +153,16 @@ Token = Annotated[
             "must be 1 to 64 of A-Z a-z 0-9 _ . : - and begin with a letter or digit",
         )
     ),
-    Field(json_schema_extra={"pattern": f"^{TOKEN.pattern}$"}),
+    _shown(pattern=f"^{TOKEN.pattern}$"),
 ]
 BackendName = Annotated[str, Field(pattern=rf"^backend-{TOKEN.pattern}$")]
-Text = Annotated[String, Field(max_length=255), AfterValidator(_text)]
-Address = Annotated[String, AfterValidator(parse_address)]
+Text = Annotated[String, Field(max_length=255), AfterValidator(_text), _shown(pattern=PRINTABLE)]
+Address = Annotated[String, AfterValidator(parse_address), _shown(anyOf=ADDRESS_FORMATS)]
 HostAddress = Annotated[Address, AfterValidator(_unicast)]
+RouterId = Annotated[HostAddress, AfterValidator(_router_id), _shown(format="ipv4")]
+HostName = Annotated[String, AfterValidator(_host), _shown(pattern=HOST)]
+AsNumber = Annotated[Integer, Field(ge=1, le=4_294_967_294), AfterValidator(_as_number)]
+Schedule = Annotated[String, AfterValidator(_schedule), _shown(pattern=f"^{SCHEDULE.pattern}$")]
 Port = Annotated[Integer, Field(ge=1, le=65535)]
 Weight = Annotated[Integer, Field(ge=0, le=256)]
 UrlPath = Annotated[
@@ -128,10 +174,17 @@ UrlPath = Annotated[
             "quotes, backslash and #",
         )
     ),
+    _shown(pattern=r"^/[!$-&(-\[\]-~]{0,254}$"),
 ]
-StatusCodes = Annotated[String, Field(max_length=255), AfterValidator(_codes)]
-StickSize = Annotated[String, AfterValidator(_stick_size)]
-StickExpire = Annotated[String, AfterValidator(_stick_expire)]
+StatusCodes = Annotated[
+    String, Field(max_length=255), AfterValidator(_codes), _shown(pattern=CODES)
+]
+StickSize = Annotated[
+    String, AfterValidator(_stick_size), _shown(pattern="^[1-9][0-9]{0,6}[kmg]?$")
+]
+StickExpire = Annotated[
+    String, AfterValidator(_stick_expire), _shown(pattern="^[1-9][0-9]{0,6}[smhd]$")
+]
 CookieName = Annotated[
     String,
     AfterValidator(
@@ -140,4 +193,5 @@ CookieName = Annotated[
             "must be 1 to 64 characters of an RFC 6265 token, without ' and #",
         )
     ),
+    _shown(pattern=r"^[!$%&*+.^_`|~0-9A-Za-z-]{1,64}$"),
 ]

@@ -1,8 +1,12 @@
 """Files, links and locks, each change one atomic step. Nothing else writes to the disk."""
 
+import errno
 import fcntl
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kinx_loadbalancer_agent.errors import StateLocked
@@ -12,17 +16,30 @@ from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 Signature = tuple[int, int, int]
 
 
-def write(path: Path, content: bytes, *, mode: int, durable: bool = False) -> None:
+def write(
+    path: Path,
+    content: bytes,
+    *,
+    mode: int,
+    durable: bool = False,
+    owner_of: Path | None = None,
+    replacing: Signature | None = None,
+) -> None:
     """Put *content* at *path* in one step; a reader sees the old file or the new one.
 
     The draft is a dotfile beside it: HAProxy's directory loading passes those over.
     durable: True also survives a power cut (fsync of file and directory).
+    owner_of: as root, give it the owner and group of that path.
+    replacing: what *path* must still be; raises FileExistsError where somebody was faster.
     """
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(draft, flags, mode)
     try:
+        if owner_of is not None and os.geteuid() == 0:
+            owner = owner_of.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         os.fchmod(descriptor, mode)
         with open(descriptor, "wb", closefd=False) as stream:
             stream.write(content)
@@ -30,10 +47,23 @@ def write(path: Path, content: bytes, *, mode: int, durable: bool = False) -> No
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if replacing is not None and signature(path) != replacing:
+        raise FileExistsError(errno.EEXIST, "somebody else changes it", str(path))
     with effects.step(f"write {path.name}"):
         os.rename(draft, path)
     if durable:
         _sync_directory(path.parent)
+
+
+def append(path: Path, content: bytes, *, mode: int) -> None:
+    """Add *content* at the end of *path*, which is made with *mode* where there is none."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    with effects.step(f"append to {path.name}"):
+        descriptor = os.open(path, flags, mode)
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
 
 
 def link(source: Path, target: Path) -> None:
@@ -55,6 +85,23 @@ def move(source: Path, target: Path) -> None:
     """Rename *source* to *target*, on the same file system."""
     with effects.step(f"move {source.name}"):
         os.rename(source, target)
+
+
+def put_aside(path: Path, target: Path) -> Path:
+    """Rename *path* to *target*, or to target.2, target.3, … if that exists; return where it is."""
+    candidate, number = target, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = target.with_name(f"{target.name}.{number}")
+    move(path, candidate)
+    return candidate
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a directory that only this user can read, for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="kinx-") as directory:
+        yield Path(directory)
 
 
 def point(path: Path, target: str) -> None:

@@ -18,10 +18,11 @@ from kinx_loadbalancer_agent.system import effects
 
 @dataclass(frozen=True)
 class Completed:
-    """How a program ended: its status and what it complained of, as far as that is UTF-8."""
+    """How a program ended: its status and what it said, as far as that is UTF-8."""
 
     status: int
     stderr: str
+    stdout: str = ""
 
 
 def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
@@ -50,7 +51,8 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
             raise ProgramTimedOut(argv[0], timeout_seconds) from error
         except OSError as error:
             raise ProgramMissing(argv[0], error.strerror or str(error)) from error
-    return Completed(ended.returncode, ended.stderr.decode(errors="replace"))
+    said = (part.decode(errors="replace") for part in (ended.stderr, ended.stdout))
+    return Completed(ended.returncode, *said)
 
 
 def with_arguments(*words: str, older_than_seconds: float = 0.0) -> list[int]:

@@ -338,7 +338,7 @@ def test_files_are_no_more_open_than_they_need_to_be(shared: Machine) -> None:
     state = shared.root / "opt/kinx_loadbalancer_agent"
 
     assert mode(state) == 0o700
-    assert {mode(path) & 0o077 for path in state.iterdir()} == {0}
+    assert {mode(path) & 0o027 for path in state.iterdir()} == {0}
     assert mode(shared.root / "etc/kinx_loadbalancer_agent/credentials") == 0o600
     assert {mode(path) for path in shared.conf_d.glob("*.cfg")} == {0o640}
     assert mode(shared.root / "run/haproxy/kinx.sock") == 0o600

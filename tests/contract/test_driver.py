@@ -177,6 +177,7 @@ def test_the_contracts_sequence(machine: Machine) -> None:
         "maxconn 12000",
         f"bind 127.0.0.1:{driver.port}",
         "mode http",
+        "option contstats",
         "option idle-close-on-response",
         "timeout http-keep-alive 10s",
     ]

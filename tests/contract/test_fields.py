@@ -31,6 +31,23 @@ ADDRESS = (
     *("127.0.0.1\n", " 127.0.0.1", "127.0.0.1 ", "*", "\u0661.1.1.1", "::ffff:1.2.3", "x" * 10_000),
 )
 NO_HOST = ("0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1")
+HOST_NAMES = ("localhost", "0x7f000001")
+NO_HOST_NAME = (
+    *(*NO_HOST, "-a.example", "a-.example", "a..example", ".example", "example.", "a_b.example"),
+    *("x" * 64, ".".join(["x" * 63] * 4) + ".xx", "a b", "a/b", "a@b", "b\u00fccher.example"),
+    *("http://a", "a:80", "10.1", "1.2.3.4.", "a\n", "a;b", "a%b", "$(id)", "\u200ba"),
+)
+AS_NUMBER = (
+    *(*NOT_NUMBER, 0, -1, 23456, 65535, 4_294_967_295, 2**63),
+    *("0", "23456", "65535", "4294967295", "1.1", "AS1"),
+)
+SCHEDULE = (
+    *(*NOT_TEXT, "", "*", "* * * *", "* * * * * *", "@daily", "@reboot", "* * * * * root"),
+    *(" * * * * *", "* * * * * ", "*  * * * *", "*\t* * * *", "* * * * *\n", "\n* * * * *"),
+    *("60 * * * *", "* 24 * * *", "* * 0 * *", "* * 32 * *", "* * * 13 *", "* * * * 8"),
+    *("*/0 * * * *", "1- * * * *", "1, * * * *", "-1 * * * *", "a * * * *", "* * * * %"),
+    *("* * * * #", "\u0661 * * * *", "5-1 * * * *", "1" * 61 + " * * * *"),
+)
 PORT = (*NOT_NUMBER, 0, -1, 65536, 10**400, "0", "65536", "80-81", "-1")
 SECONDS = (*NOT_NUMBER, 0, -1, 86401, "0", "86401", "10s")
 COUNT = (*NOT_NUMBER, 0, -1, 11, "0", "11")
@@ -135,6 +152,24 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "enabled": NOT_FLAG,
         "healthmonitor": (0, "HTTP", True, []),
     },
+    "peers": {"hostname": TOKEN, "address": (*ADDRESS, *NO_HOST), "port": PORT},
+    "quagga": {
+        "hostname": TOKEN,
+        "inter_as_number": AS_NUMBER,
+        "vm_addr": (*ADDRESS, *NO_HOST, "2001:db8::1"),
+        "primary_gateway_addr": (*ADDRESS, *NO_HOST),
+        "secondary_gateway_addr": (*ADDRESS, *NO_HOST),
+        "router_as_number": AS_NUMBER,
+        "vip_addr": (*ADDRESS, *NO_HOST),
+    },
+    "vips": {"vip_addr": (*ADDRESS, *NO_HOST)},
+    "crontab": {
+        "agent_addr": (*(one for one in ADDRESS if one not in HOST_NAMES), *NO_HOST_NAME),
+        "agent_port": PORT,
+        "tenant_id": TOKEN,
+        "vm_id": TOKEN,
+        "schedule": SCHEDULE,
+    },
 }
 INSIDE: tuple[tuple[str, dict[str, Any], str, tuple[Any, ...]], ...] = (
     ("loadbalancers", {"vip": {"ip_address": ...}}, "/vip/ip_address", ADDRESS),
@@ -217,7 +252,9 @@ class Refused:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.there = {kind: documents.made(machine, kind) for kind in documents.NAMES}
-        self.new = {kind: documents.place(machine, kind) for kind in documents.NAMES}
+        self.new = self.there | {
+            kind: documents.place(machine, kind) for kind in documents.COLLECTIONS
+        }
         self.before = judge.kept(machine)
 
     def post(self, kind: str, members: dict[str, Any], pointer: str) -> None:
@@ -291,6 +328,7 @@ def test_a_member_that_nobody_knows_is_refused_by_name(
         ("loadbalancers", "applied"),
         ("listeners", "warnings"),
         ("members", "operating_state"),
+        ("vips", "speaker"),
     ],
 )
 def test_what_is_the_agents_own_cannot_be_given(refused: Refused, kind: str, name: str) -> None:

@@ -56,11 +56,12 @@ def test_every_write_says_how_long_each_phase_took(shared: Machine, kind: str) -
     replies = [
         shared.post(place.collection, place.body),
         shared.post(place.collection, place.body),
-        shared.put(place.item, {"enabled": False}),
+        shared.put(place.item, documents.CHANGE[kind]),
         shared.delete(place.item),
     ]
 
-    assert [reply.status for reply in replies] == [201, 200, 200, 204]
+    wanted = [documents.answered(kind, status) for status in (201, 200, 200, 204)]
+    assert [reply.status for reply in replies] == wanted
     for reply in replies:
         found = phases(reply.headers["Server-Timing"])
         assert sorted(found) == sorted(PHASES)
@@ -262,22 +263,12 @@ def answers(machine: Machine) -> bool:
 
 @pytest.mark.parametrize("kind", documents.NAMES)
 def test_a_write_while_haproxy_does_not_run_is_a_202_that_says_so(idle: Machine, kind: str) -> None:
-    parent = documents.pool()
-    assert idle.post(documents.POOLS, parent).status == 202
-    places = {
-        "loadbalancers": documents.Place(documents.LOADBALANCERS, documents.loadbalancer()),
-        "listeners": documents.Place(documents.LISTENERS, documents.listener()),
-        "pools": documents.Place(documents.POOLS, documents.pool()),
-        "members": documents.Place(f"{documents.POOLS}/{parent['id']}/members", documents.member()),
-        "healthmonitors": documents.Place(
-            documents.HEALTHMONITORS, documents.monitor(pool_id=parent["id"])
-        ),
-    }
-    place = places[kind]
+    enabled = {"enabled": True} if kind in ("listeners", "pools") else {}
+    place = documents.place(idle, kind, **enabled)
 
     made = idle.post(place.collection, place.body)
     repeated = idle.post(place.collection, place.body)
-    changed = idle.put(place.item, {"enabled": False})
+    changed = idle.put(place.item, documents.CHANGE[kind])
     deleted = idle.delete(place.item)
 
     for reply in (made, repeated, changed, deleted):

@@ -400,7 +400,7 @@ class Late:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._proxy, name)
 
-    def check(self, plan: Plan, deadline: Deadline) -> None:
+    def check(self, plan: Plan, deadline: Deadline, *, is_trial: bool = False) -> None:
         pass
 
     def activate(self, plan: Plan, deadline: Deadline, *, may_start: bool) -> Applied:

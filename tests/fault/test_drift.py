@@ -113,7 +113,7 @@ class Served(Node):
 
     def drift(self) -> dict[str, Any]:
         """Return the condition Drift; an empty one before it is stated."""
-        conditions = self.engine.status()["conditions"]
+        conditions = self.engine.reports.status()["conditions"]
         return next((found for found in conditions if found["type"] == "Drift"), {})
 
     def kept_aside(self) -> dict[str, str]:
@@ -235,9 +235,9 @@ class Outcome:
     def look(self) -> None:
         """Note what can be seen now."""
         after = time.monotonic() - self.damaged_at
-        status = self.node.engine.status()
+        status = self.node.engine.reports.status()
         drift = self.node.drift()
-        if drift["status"] == "True":
+        if drift["reason"] in ("Foreign", "Repaired"):
             self.said.add(drift["message"])
         if self.found_after is None and status["drift"]["found"]:
             self.found_after = after

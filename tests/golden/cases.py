@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.services.haproxy.view import Node, Renderer
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import HaproxySettings
@@ -32,8 +33,15 @@ def rendered(case: str) -> dict[str, bytes]:
     for kind, body, parent in documents(case):
         desired.post(kind, body, parent)
     node = replace(NODE, is_root=_given(case)["is_root"])
-    target = Renderer(desired.kinds, Templates(), node).render(desired.state)
+    local = local_peer(case, desired.state)
+    target = Renderer(desired.kinds, Templates(), node).render(desired.state, local_peer=local)
     return {name: part.content for name, part in target.parts.items()}
+
+
+def local_peer(case: str, state: State) -> str:
+    """Return the peer that the node of *case* is, '' while *state* does not have it."""
+    name = str(_given(case).get("local_peer", ""))
+    return name if name in state.table("peers") else ""
 
 
 def expected(case: str) -> dict[str, bytes]:

@@ -7,7 +7,15 @@ import pytest
 from kinx_loadbalancer_agent.services.haproxy.view import Renderer
 from kinx_loadbalancer_agent.services.text import Templates
 from tests.conftest import need
-from tests.golden.cases import CASES, DIRECTORY, NODE, documents, expected, rendered
+from tests.golden.cases import (
+    CASES,
+    DIRECTORY,
+    NODE,
+    documents,
+    expected,
+    local_peer,
+    rendered,
+)
 from tests.unit.desired import Desired
 
 WITHOUT_LOG = "since it has no log address."  # a process without root has no /dev/log to name
@@ -15,6 +23,7 @@ WITHOUT_LOG = "since it has no log address."  # a process without root has no /d
 LISTENER = "5d4e74e8-ccaa-4e2c-a2d0-bc82f60a3c61"
 POOL = "c2f0a6a1-6c0b-4f06-8a56-3f2f3c1c7d52"
 MEMBER = "a0c8e3ff-5791-42dd-ac9f-f3bd0450c654"
+OTHER_NODE = "lbv-6f07625e-4731-4532-a429-dc7adf1e79d3"
 ORIGINALS = {
     "contract-loadbalancer/00-global.cfg": [
         "global",
@@ -48,6 +57,19 @@ ORIGINALS = {
         "stick on src",
         "option forwardfor",
     ],
+    f"contract-pool-with-peers/60-backend-{POOL}.cfg": [
+        f"backend backend-{LISTENER}",
+        "mode http",
+        "balance roundrobin",
+        "stick-table type ip size 200k expire 1d peers kinx_loadbalancer_peers",
+        "stick on src",
+        "option forwardfor",
+    ],
+    "contract-peers/10-peers.cfg": [
+        "peers kinx_loadbalancer_peers",
+        f"peer {NODE.node_name} 10.40.252.235:1024",
+        f"peer {OTHER_NODE} 10.40.252.234:1024",
+    ],
     f"contract-member/60-backend-{POOL}.cfg": [
         f"server {MEMBER} 192.168.55.36:80 weight 1",
     ],
@@ -72,9 +94,12 @@ OURS = {
         f"localpeer {NODE.node_name}",
     },
     f"contract-listener/50-frontend-{LISTENER}.cfg": {
+        "option contstats",
         "option idle-close-on-response",
         "timeout http-keep-alive 10s",
     },
+    f"contract-pool-with-peers/60-backend-{POOL}.cfg": set(),
+    "contract-peers/10-peers.cfg": set(),
 }
 """What the contract adds to them."""
 
@@ -124,9 +149,26 @@ def test_a_state_renders_the_same_whichever_way_it_was_reached(case: str) -> Non
 
     for kind, body, parent in documents(case):
         desired.post(kind, body, parent)
-        along_the_way = kept.render(desired.state)
+        local = local_peer(case, desired.state)
+        along_the_way = kept.render(desired.state, local_peer=local)
 
-        assert along_the_way == Renderer(desired.kinds, Templates(), NODE).render(desired.state)
+        anew = Renderer(desired.kinds, Templates(), NODE)
+        assert along_the_way == anew.render(desired.state, local_peer=local)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_peers_section_and_the_word_peers_of_stick_tables_come_together(case: str) -> None:
+    files = {name: content.decode() for name, content in rendered(case).items()}
+    tables = [
+        line
+        for text in files.values()
+        for line in text.splitlines()
+        if line.strip().startswith("stick-table ")
+    ]
+
+    with_peers = [line for line in tables if line.endswith(" peers kinx_loadbalancer_peers")]
+
+    assert with_peers == (tables if "10-peers.cfg" in files else [])
 
 
 def test_free_text_is_in_no_file() -> None:

@@ -3,13 +3,15 @@
 import http.client
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.machine import Machine, Reply, free_port, wait_until
+from tests.conftest import need
+from tests.machine import Machine, Reply, free_port, running, wait_until
 
 REQUESTS = Path(__file__).parents[2] / "samples/requests"
 POOL = "/api/haproxy/pools/1d8d2b7e-5f0a-4f57-9a0b-3c9f0a4e6b52"
@@ -17,6 +19,10 @@ ONE = "a0c8e3ff-5791-42dd-ac9f-f3bd0450c654"
 
 DRIVER = (
     ("10-loadbalancer", "POST", "/api/haproxy/loadbalancers", 201),
+    ("11-peer-one", "POST", "/api/haproxy/peers", 201),
+    ("12-peer-two", "POST", "/api/haproxy/peers", 201),
+    ("13-quagga", "POST", "/api/quagga", 202),
+    ("14-crontab", "POST", "/api/crontab", 201),
     ("20-listener", "POST", "/api/haproxy/listeners", 201),
     ("30-pool", "POST", "/api/haproxy/pools", 201),
     ("40-member-one", "POST", f"{POOL}/members", 201),
@@ -34,13 +40,14 @@ class Site:
     machine: Machine
     ports: dict[int, int]
 
-    def send(self, name: str, method: str, path: str, status: int) -> Reply:
-        """Send the sample *name*; its answer must have *status*."""
-        document = json.loads((REQUESTS / f"{name}.json").read_text())
-        if document.get("protocol_port"):
-            document["protocol_port"] = self.ports[document["protocol_port"]]
+    def send(self, sample: str, method: str, path: str, status: int) -> Reply:
+        """Send *sample*; its answer must have *status*."""
+        document = json.loads((REQUESTS / f"{sample}.json").read_text())
+        for name in ("protocol_port", "port"):
+            if document.get(name):
+                document[name] = self.ports[document[name]]
         reply = self.machine.request(method, path, document)
-        assert reply.status == status, (name, reply.body)
+        assert reply.status == status, (sample, reply.body)
         return reply
 
     def answers(self, *clients: str) -> Counter[str]:
@@ -65,9 +72,13 @@ class Site:
 
 
 @pytest.fixture
-def site(machine: Machine) -> Site:
-    one, two = machine.backend("one"), machine.backend("two")
-    return Site(machine, {8080: free_port(), 9001: one.port, 9002: two.port})
+def site() -> Iterator[Site]:
+    need("haproxy")
+    node_name = json.loads((REQUESTS / "11-peer-one.json").read_text())["hostname"]
+    with running(environment={"KINX_AGENT_NODE_NAME": node_name}) as machine:
+        one, two = machine.backend("one"), machine.backend("two")
+        ports = {8080: free_port(), 9001: one.port, 9002: two.port, 1024: free_port()}
+        yield Site(machine, ports)
 
 
 def clients(network: int) -> list[str]:
@@ -95,7 +106,10 @@ def test_the_samples_sent_again_change_nothing(site: Site) -> None:
         site.send(*request)
     before = site.machine.worker_pid()
 
-    again = [site.send(name, method, path, 200) for name, method, path, _ in DRIVER]
+    again = [
+        site.send(sample, method, path, 202 if status == 202 else 200)
+        for sample, method, path, status in DRIVER
+    ]
 
     assert {reply.json["applied"]["by"] for reply in again} == {"none"}
     assert site.machine.worker_pid() == before

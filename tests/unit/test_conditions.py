@@ -23,7 +23,7 @@ class StoppedClock:
 
 def test_a_condition_is_true_since_its_status_changed_not_since_it_was_repeated() -> None:
     clock = StoppedClock(1.0)
-    conditions = Conditions(clock, str)
+    conditions = Conditions(clock)
 
     news = [conditions.set("Ready", "True", "Serving", "one")]
     clock.now = 2.0
@@ -33,12 +33,14 @@ def test_a_condition_is_true_since_its_status_changed_not_since_it_was_repeated(
     news.append(conditions.set("Ready", "False", "Stopping", "three"))
 
     assert news == [True, False, True]
-    assert [(found["message"], found["since"]) for found in repeated] == [("two", "1.0")]
-    assert [found["since"] for found in conditions.published()] == ["3.0"]
+    assert [(found["message"], found["since"]) for found in repeated] == [
+        ("two", "1970-01-01T00:00:01.000Z")
+    ]
+    assert [found["since"] for found in conditions.published()] == ["1970-01-01T00:00:03.000Z"]
 
 
 def test_a_condition_holds_only_when_it_was_said_to_be_true() -> None:
-    conditions = Conditions(StoppedClock(), str)
+    conditions = Conditions(StoppedClock())
 
     conditions.set("Known", "True", "R", "")
     conditions.set("Lost", "Unknown", "R", "")
@@ -54,7 +56,7 @@ def test_a_condition_holds_only_when_it_was_said_to_be_true() -> None:
 
 
 def test_what_is_wrong_is_published_first() -> None:
-    conditions = Conditions(StoppedClock(), str)
+    conditions = Conditions(StoppedClock())
 
     conditions.set("A", "True", "R", "")
     conditions.set("C", "False", "R", "", "error")

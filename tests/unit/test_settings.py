@@ -16,6 +16,8 @@ PATHS = {
     "haproxy.admin_socket": "/run/haproxy/admin.sock",
     "haproxy.agent_socket": "/run/haproxy/kinx.sock",
     "haproxy.master_socket": "/run/haproxy/master.sock",
+    "schedule.crontab": "/var/spool/cron/crontabs/root",
+    "schedule.log": "/var/log/kinx-loadbalancer-agent.log",
 }
 
 
@@ -26,13 +28,13 @@ def file(directory: Path, text: str | bytes) -> Path:
 
 
 def paths_of(found: settings.Settings) -> dict[str, str]:
-    """Return every setting that is a path."""
-    sections: dict[str, BaseModel] = {"agent": found.agent, "haproxy": found.haproxy}
+    """Return every setting that is a path; where the speaker's file is depends on its dialect."""
+    sections: list[tuple[str, BaseModel]] = list(found)
     return {
         f"{name}.{key}": str(value)
-        for name, section in sections.items()
+        for name, section in sections
         for key, value in section
-        if isinstance(value, Path)
+        if isinstance(value, Path) and f"{name}.{key}" != "routing.config_dir"
     }
 
 
@@ -53,6 +55,38 @@ def test_a_root_puts_every_path_under_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert paths_of(absolute) == {key: f"/demo{path}" for key, path in PATHS.items()}
     assert paths_of(relative) == paths_of(absolute)
+    assert absolute.schedule.command == "/usr/local/bin/check_vlb --root /demo"
+
+
+@pytest.mark.parametrize(("dialect", "path"), [("frr", "/etc/frr"), ("quagga", "/etc/quagga")])
+def test_the_speakers_file_is_where_its_daemon_looks(dialect: str, path: str) -> None:
+    environment = {"KINX_ROUTING_DIALECT": dialect}
+
+    system = settings.load(environment=environment)
+    under = settings.load(root=Path("/demo"), environment=environment)
+
+    assert str(system.routing.directory) == path
+    assert str(under.routing.directory) == f"/demo{path}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("timers", "9 3"),
+        ("timers", "3"),
+        ("timers", "1 2"),
+        ("bfd", "on"),
+        ("bfd", "5x3"),
+        ("bfd", "100x1"),
+        ("connect", "0"),
+        ("password", "two words"),
+        ("password", "a\nneighbor"),
+        ("dialect", "bird"),
+    ],
+)
+def test_a_speakers_setting_out_of_its_range_is_a_fault(key: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=key):
+        settings.load(environment={f"KINX_ROUTING_{key.upper()}": value})
 
 
 def test_a_root_brings_its_own_settings_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kinx_loadbalancer_agent.errors import Fault, Refusal, refusal
 from kinx_loadbalancer_agent.model.fold import escaped, fold, reference_faults, validation_faults
-from kinx_loadbalancer_agent.model.intents import Create, Intent, Merge, Operation
+from kinx_loadbalancer_agent.model.intents import Create, Intent, Merge, Operation, Upsert
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Resource
 from kinx_loadbalancer_agent.model.state import State
@@ -59,6 +59,21 @@ class Read:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Element:
+    """Where an element of a list is, and what it means.
+
+    parent, id: as in an Upsert. prefix: where the document has it.
+    is_whole: what it does not name gets its default. carries: what it says of others is done.
+    """
+
+    prefix: str
+    parent: str = ""
+    id: str = ""
+    is_whole: bool = False
+    carries: bool = False
+
+
 class Document:
     """How documents of *kind* are read.
 
@@ -78,26 +93,42 @@ class Document:
         """Return what a POST of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body)
         self._accept(reading, parent)
-        return Read(self._creation(reading, parent, id), tuple(reading.warnings))
+        return Read(self.creation(reading, parent, id), tuple(reading.warnings))
 
     def merge(self, body: Mapping[str, Any], id: str, parent: str = "") -> Read:
         """Return what a PUT of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body, partial=True)
-        operations = self._merging(reading, parent, id)
+        operations = self.merging(reading, parent, id)
         if reading.faults:
             # The rest of the document is judged too, as far as it could be read.
-            self._refuse(reading, self._faults_of(operations))
+            self._refuse(reading, self.faults_of(operations))
         return Read(operations, tuple(reading.warnings))
 
     def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
         """Return the members of *body* as values of the kind's fields."""
         return self._read(self.kind.model, body, partial=partial)
 
-    def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+    def creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        """Return what a POST, read so, asks for."""
         return (Create(self.kind.name, reading.values, parent, id, reading.at),)
 
-    def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+    def merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        """Return what a PUT, read so, asks for."""
         return (Merge(self.kind.name, id, reading.values, parent, reading.at),)
+
+    def upserting(self, reading: Reading, element: Element) -> tuple[Operation, ...]:
+        """Return what *element* of a list, read so, asks for."""
+        return (
+            Upsert(
+                self.kind.name,
+                reading.values,
+                element.parent,
+                element.id,
+                reading.at,
+                element.prefix,
+                element.is_whole,
+            ),
+        )
 
     def _accept(self, reading: Reading, parent: str = "") -> None:
         if reading.faults:
@@ -113,7 +144,8 @@ class Document:
         reading.faults += [fault for fault in further if fault.pointer not in known]
         raise refusal(dict.fromkeys(reading.faults))
 
-    def _faults_of(self, operations: tuple[Operation, ...]) -> tuple[Fault, ...]:
+    def faults_of(self, operations: tuple[Operation, ...]) -> tuple[Fault, ...]:
+        """Return what there is now has against *operations*, which need not be whole."""
         try:
             fold(self._state(), Intent(operations), self._kinds)
         except Refusal as error:
@@ -142,8 +174,8 @@ class Document:
         for name, value in body.items():
             target = name if name in fields else SYNONYMS.get(name, name)
             if target not in fields:
-                if name not in MEANINGLESS:
-                    self._unknown(reading, name)
+                if name not in MEANINGLESS | model.derived:
+                    self.unknown(reading, name)
                 continue
             self._read_member(reading, model, name, target, value, partial=partial)
         if not partial:
@@ -184,7 +216,8 @@ class Document:
         reading.values[target] = value
         reading.at[target] = f"/{escaped(name)}"
 
-    def _unknown(self, reading: Reading, name: str) -> None:
+    def unknown(self, reading: Reading, name: str) -> None:
+        """Add that nobody knows the member *name*: a fault, or a warning."""
         if self._refuse_unknown:
             reading.faults.append(Fault(f"/{escaped(name)}", "is not a member of this document"))
         else:

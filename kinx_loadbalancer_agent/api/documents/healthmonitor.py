@@ -65,7 +65,7 @@ class HealthMonitorDocument(Document):
         ):
             reading.faults.append(Fault("/pool_id", "is required"))
         self._accept(reading)
-        return Read(self._creation(reading, parent, id), tuple(reading.warnings))
+        return Read(self.creation(reading, parent, id), tuple(reading.warnings))
 
     def reference_faults(self, reading: Reading) -> Iterator[Fault]:
         named = reading.values.get("pool_id")
@@ -74,13 +74,13 @@ class HealthMonitorDocument(Document):
             if self._state().get(Ref("pools", "", id)) is None:
                 yield Fault(reading.at["pool_id"], f"there is no {Ref('pools', '', named)}")
 
-    def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+    def creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
         assert isinstance(reading, _MonitorReading)
         pool_id = id or reading.values["pool_id"]
         compare = Compare("pools", pool_id, reading.pool)
-        return (*super()._creation(reading, parent, id), compare)
+        return (*super().creation(reading, parent, id), compare)
 
-    def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+    def merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
         assert isinstance(reading, _MonitorReading)
         compare = Compare("pools", id, reading.pool)
-        return (*super()._merging(reading, parent, id), compare)
+        return (*super().merging(reading, parent, id), compare)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kinx_loadbalancer_agent.api.documents.document import Document, Reading
+from kinx_loadbalancer_agent.api.documents.document import Document, Element, Reading
 from kinx_loadbalancer_agent.errors import Fault
 from kinx_loadbalancer_agent.model.intents import Carry, Operation
 from kinx_loadbalancer_agent.model.resources import HealthMonitor
@@ -33,14 +33,18 @@ class MemberDocument(Document):
             reading.faults.append(Fault("/healthmonitor", "must be an object"))
         return reading
 
-    def _creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        return super()._creation(reading, parent, id) + _carried(reading)
+    def creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        return super().creation(reading, parent, id) + _carried(reading)
 
-    def _merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        return super()._merging(reading, parent, id) + _carried(reading)
+    def merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
+        return super().merging(reading, parent, id) + _carried(reading)
+
+    def upserting(self, reading: Reading, element: Element) -> tuple[Operation, ...]:
+        upserting = super().upserting(reading, element)
+        return upserting + _carried(reading, element.prefix) if element.carries else upserting
 
 
-def _carried(reading: Reading) -> tuple[Operation, ...]:
+def _carried(reading: Reading, prefix: str = "") -> tuple[Operation, ...]:
     """Return what the member says of its pool, as operations on it."""
     operations: list[Operation] = []
     values = reading.values
@@ -48,9 +52,9 @@ def _carried(reading: Reading) -> tuple[Operation, ...]:
     persistence: dict[str, Any] = {name: values[name] for name in said}
     if persistence:
         wanted = {"session_persistence": persistence}
-        operations.append(Carry(persistence, "pools", wanted, ("/session_persistence", "")))
+        operations.append(Carry(persistence, "pools", wanted, ("/session_persistence", ""), prefix))
     if values.get("healthmonitor"):
         monitor = values["healthmonitor"]
         carried = {"healthmonitor": monitor}
-        operations.append(Carry(carried, "healthmonitors", monitor, ("", "/healthmonitor")))
+        operations.append(Carry(carried, "healthmonitors", monitor, ("", "/healthmonitor"), prefix))
     return tuple(operations)

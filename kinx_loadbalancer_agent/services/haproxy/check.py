@@ -13,6 +13,7 @@ from pathlib import Path
 
 from netaddr import IPAddress
 
+from kinx_loadbalancer_agent.engine.ports import Part
 from kinx_loadbalancer_agent.errors import CannotBind, CheckRefused, Fault
 from kinx_loadbalancer_agent.model.rules import endpoint
 from kinx_loadbalancer_agent.system import process, sockets
@@ -42,21 +43,22 @@ def configuration(program: str, staged: Path, extra: Path | None, deadline: Dead
     raise CheckRefused(text or f"exit status {ended.status}", fragments)
 
 
-def addresses(wanted: Mapping[str, Endpoint], held: Collection[Endpoint]) -> None:
-    """Prove that HAProxy can bind *wanted*, by fragment, beside *held*, which it has bound.
+def addresses(parts: Mapping[str, Part], held: Collection[Endpoint]) -> None:
+    """Prove that HAProxy can bind what *parts* ask for, beside *held*, which it has bound.
 
     Raises CannotBind with every one that it could not.
     """
-    new = {name: bind for name, bind in wanted.items() if bind not in held}
-    if not new:
-        return
+    new = {name: part for name, part in parts.items() if part.bind and part.bind not in held}
     held_ports = {port for _, port in held}
     reasons = {}
-    for name, (address, port) in new.items():
+    for name, part in new.items():
+        assert part.bind is not None
+        address, port = part.bind
+        at_address, at_port = part.bind_at
         where = endpoint(address, port)
         if not _is_wildcard(address) and not sockets.is_local(address):
             detail = f"cannot bind {where}: the address is not on this host"
-            reasons[name] = Fault("/vip_address", detail, is_conflict=True)
+            reasons[name] = Fault(at_address, detail, is_conflict=True)
             continue
         error = sockets.bind_error((address, port))
         if error and error.errno == errno.EADDRINUSE and port in held_ports:
@@ -64,7 +66,7 @@ def addresses(wanted: Mapping[str, Endpoint], held: Collection[Endpoint]) -> Non
             error = sockets.bind_error((address, port), share_port=True)
         if error:
             detail = f"cannot bind {where}: {os.strerror(error.errno or 0).lower()}"
-            reasons[name] = Fault("/protocol_port", detail, is_conflict=True)
+            reasons[name] = Fault(at_port, detail, is_conflict=True)
     if reasons:
         raise CannotBind(reasons)
 

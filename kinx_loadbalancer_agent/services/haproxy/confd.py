@@ -86,8 +86,9 @@ class ConfD:
         aside = None
         files.make_directory(self._path.parent, 0o755)
         if link is None and self._path.is_dir():
-            aside = _free(self._path.with_name(f"{self._path.name}.before-kinx"))
-            files.move(self._path, aside)
+            aside = files.put_aside(
+                self._path, self._path.with_name(f"{self._path.name}.before-kinx")
+            )
             log.warning("directory kept aside", directory=str(self._path), kept=str(aside))
         files.point(self._path, self.idle.name)
 
@@ -115,7 +116,7 @@ class ConfD:
         foreign = tuple(name for name in sorted(names) if not self._is_ours(current / name, ours))
         for name in foreign:
             files.make_directory(aside, DIRECTORY_MODE)
-            files.move(current / name, _free(aside / name))
+            files.put_aside(current / name, aside / name)
         return foreign
 
     def _is_ours(self, file: Path, ours: Collection[str] | None) -> bool:
@@ -149,12 +150,3 @@ class ConfD:
         signature = files.signature(file)
         if signature is not None:
             self._known[file] = (signature, content)
-
-
-def _free(path: Path) -> Path:
-    """Return *path*, or the first of path.2, path.3, … that does not exist."""
-    candidate, number = path, 1
-    while candidate.exists() or candidate.is_symlink():
-        number += 1
-        candidate = path.with_name(f"{path.name}.{number}")
-    return candidate

@@ -27,6 +27,19 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A row of ``show stat``: status, last check, connections, and totals that only grow.
+
+    totals: bytes in, bytes out, request errors, connections (management guide, 9.1).
+    """
+
+    status: str
+    check: str
+    active: int
+    totals: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
 class Master:
     """``show proc``: the master, how its last reload went, and its workers."""
 
@@ -99,3 +112,21 @@ def frontends(text: str) -> frozenset[str]:
         elif len(words) > status and words[limit]:
             found.add(f"{words[name]}/{words[server]} limited to {words[limit]}")
     return frozenset(found)
+
+
+def statistics(text: str) -> dict[tuple[str, str], Shown]:
+    """Return the rows of ``show stat`` by proxy and server; FRONTEND and BACKEND are servers."""
+    header, *rows = text.splitlines() or [""]
+    columns = header.removeprefix("# ").split(",")
+    wanted = ("pxname", "svname", "status", "check_status", "scur", "bin", "bout", "ereq", "stot")
+    if not set(wanted) <= set(columns):
+        return {}
+    at = [columns.index(name) for name in wanted]
+    found = {}
+    for row in rows:
+        words = row.split(",")
+        if len(words) > max(at):
+            proxy, server, status, check, *numbers = (words[index] for index in at)
+            active, *totals = (int(number or 0) for number in numbers)
+            found[proxy, server] = Shown(status, check, active, (*totals,))  # type: ignore[arg-type]
+    return found

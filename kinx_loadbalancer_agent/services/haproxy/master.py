@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kinx_loadbalancer_agent.errors import LoadRefused, NotProven, Unreachable
 from kinx_loadbalancer_agent.services.haproxy import facts
+from kinx_loadbalancer_agent.services.haproxy.runtime import FRONTENDS
 from kinx_loadbalancer_agent.system import sockets
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
@@ -38,6 +39,11 @@ class Master:
                 if patience.has_passed or deadline.has_passed:
                     raise NotProven(f"no answer to show proc: {answer[:200]!r}")
             self._clock.sleep(0.005)
+
+    def traffic(self, pid: int, timeout_seconds: float) -> dict[str, facts.Shown]:
+        """Return what the worker *pid*, old ones included, shows of its frontends, by name."""
+        answer = sockets.ask(self._path, f"@!{pid} {FRONTENDS}", timeout_seconds)
+        return {name: shown for (name, _), shown in facts.statistics(answer).items()}
 
     def reload(self, deadline: Deadline) -> None:
         """Ask for a reload. Up to 2.6 no answer says whether it works: look for its effect.

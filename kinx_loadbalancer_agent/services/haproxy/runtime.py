@@ -6,6 +6,7 @@ from kinx_loadbalancer_agent.services.haproxy import facts
 from kinx_loadbalancer_agent.system import sockets
 
 PATIENCE_SECONDS = 2.0
+FRONTENDS = "show stat -1 1 -1"
 
 
 class Runtime:
@@ -26,3 +27,12 @@ class Runtime:
         frontends = sockets.ask(self._path, "show stat -1 5 -1", timeout_seconds)
         servers = sockets.ask(self._path, "show servers state", timeout_seconds)
         return facts.frontends(frontends) | facts.servers(servers)
+
+    def statistics(self, timeout_seconds: float) -> dict[tuple[str, str], facts.Shown]:
+        """Return what the worker shows of frontends, backends and servers."""
+        return facts.statistics(sockets.ask(self._path, "show stat -1 7 -1", timeout_seconds))
+
+    def traffic(self, timeout_seconds: float) -> dict[str, facts.Shown]:
+        """Return what the worker shows of its frontends, by name."""
+        answer = sockets.ask(self._path, FRONTENDS, timeout_seconds)
+        return {name: shown for (name, _), shown in facts.statistics(answer).items()}

@@ -4,13 +4,14 @@ This is where the rooms of this package meet. It must never decide what is wante
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Target
+from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Operating, Plan, Target
 from kinx_loadbalancer_agent.errors import (
     ApplyError,
     CannotBind,
@@ -20,9 +21,11 @@ from kinx_loadbalancer_agent.errors import (
     Unreachable,
 )
 from kinx_loadbalancer_agent.model.kinds import Kinds
+from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
-from kinx_loadbalancer_agent.services.haproxy import check, facts, shape
+from kinx_loadbalancer_agent.services.haproxy import check, facts, operating, peers, shape
 from kinx_loadbalancer_agent.services.haproxy.confd import ConfD
+from kinx_loadbalancer_agent.services.haproxy.counters import Counters
 from kinx_loadbalancer_agent.services.haproxy.master import REEXECUTION_SECONDS, Master
 from kinx_loadbalancer_agent.services.haproxy.runtime import PATIENCE_SECONDS, Runtime
 from kinx_loadbalancer_agent.services.haproxy.view import MARK, Node, Renderer, proxy_of
@@ -37,6 +40,9 @@ PROOF_SECONDS = 6.0
 POLL_SECONDS = 0.002
 LISTEN_SECONDS = 1.5
 STARTING_SECONDS = 5.0
+STATISTICS_SECONDS, STATISTICS_SECONDS_A_SERVER = 0.15, 0.0001
+REMEMBERED_SECONDS = 2.0
+PEERS_FRAGMENT = "10-peers.cfg"
 NOT_RUNNING = "HAProxy is not running"
 
 
@@ -57,6 +63,7 @@ class Haproxy:
     ) -> None:
         haproxy = settings.haproxy
         node = Node(settings.agent.node_name, os.geteuid() == 0, haproxy)
+        self._agent = settings.agent
         self._settings = haproxy
         self._own = own
         self._clock = clock
@@ -64,6 +71,9 @@ class Haproxy:
         self._master = Master(haproxy.master_socket, clock)
         self._confd = ConfD(haproxy.conf_d, MARK)
         self._renderer = Renderer(kinds, templates or Templates(), node)
+        counters = settings.agent.state_directory / "counters.json"
+        self._counters = Counters(counters, self._runtime, self._master)
+        self._shown: tuple[Mapping[tuple[str, str], facts.Shown], Deadline] | None = None
         self._live: Target | None = None
         self._staged: Target | None = None
         self._worker: facts.Worker | None = None
@@ -120,6 +130,29 @@ class Haproxy:
             "old_workers": len(processes.old_workers) if processes else None,
         }
 
+    def operating(self, state: State, deadline: Deadline) -> dict[Ref, Operating]:
+        """Return how the objects of *state* do, asked of the worker, or as it was a moment ago.
+
+        Who asks how the node does must not wait for a HAProxy that is silent.
+        """
+        count = sum(map(len, state.tables.get("members", {}).values()))
+        patience = STATISTICS_SECONDS + count * STATISTICS_SECONDS_A_SERVER
+        absent = ""
+        try:
+            shown = self._runtime.statistics(deadline.remaining(patience))
+            self._shown = (shown, Deadline.after(self._clock, REMEMBERED_SECONDS))
+        except Unreachable:
+            absent = NOT_RUNNING
+        except TimedOut as error:
+            absent = str(error)
+            if self._shown is not None and not self._shown[1].has_passed:
+                return operating.statuses(state, self._shown[0], "")
+        return operating.statuses(state, None if absent else shown, absent)
+
+    def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
+        """Return what *owner* carried so far, by all processes of HAProxy there were."""
+        return self._counters.of(state, owner, deadline)
+
     def master_pid(self, deadline: Deadline) -> int | None:
         """Return the pid of the master, None when none answers."""
         try:
@@ -130,12 +163,21 @@ class Haproxy:
     # --- render, plan, check ----------------------------------------------------------------
 
     def render(self, state: State, leave_out: frozenset[str] = frozenset()) -> Target:
-        """Return the configuration of *state* without the fragments *leave_out*."""
-        return self._renderer.render(state, leave_out)
+        """Return the configuration of *state* without the fragments *leave_out*.
+
+        Which peer is this node's is asked of the kernel each time: addresses come and go.
+        """
+        table = state.table("peers")
+        is_named = self._agent.is_named
+        local = peers.local(table, self._agent.node_name, sockets.is_local, is_named=is_named)
+        is_left_out = local != "" and PEERS_FRAGMENT in leave_out
+        target = self._renderer.render(state, leave_out, "" if is_left_out else local)
+        return replace(target, claims=(peers.claim(table, local, is_left_out),))
 
     def plan(self, target: Target, observation: Observation) -> Plan:
         """Return why HAProxy must be changed for *target*, if it must."""
-        return Plan(target, self._because(target, observation))
+        because = self._because(target, observation)
+        return Plan(target, because, ("reload",) if because and observation.is_running else ())
 
     def _because(self, target: Target, observation: Observation) -> str:
         words = []
@@ -172,9 +214,13 @@ class Haproxy:
                 + [f"HAProxy lacks {line}" for line in target.shows - shows]
             )
 
-    def check(self, plan: Plan, deadline: Deadline) -> None:
+    def check(self, plan: Plan, deadline: Deadline, *, is_trial: bool = False) -> None:
         """Prove addresses, then stage the target and ask ``haproxy -c``."""
         self.check_addresses(plan)
+        if is_trial:
+            with files.scratch() as directory:
+                self.check_in(directory, plan.target, deadline)
+            return
         staged = self._stage(plan.target)
         extra = self._settings.extra_config
         check.configuration(self._settings.program, staged, extra, deadline)
@@ -182,11 +228,11 @@ class Haproxy:
     def check_addresses(self, plan: Plan) -> None:
         """Prove that the target's addresses are of this host, and free or HAProxy's own."""
         try:
-            check.addresses(plan.target.binds, self._held())
+            check.addresses(plan.target.parts, self._held())
         except CannotBind:
             if self._worker is not None or not (held := self._starting()):
                 raise
-            check.addresses(plan.target.binds, held)
+            check.addresses(plan.target.parts, held)
 
     def check_in(self, directory: Path, target: Target, deadline: Deadline) -> None:
         """Write *target* into *directory* and ask ``haproxy -c``; nothing else is touched."""
@@ -223,6 +269,8 @@ class Haproxy:
 
     def activate(self, plan: Plan, deadline: Deadline, *, may_start: bool) -> Applied:
         """Swap the target in, reload or start HAProxy, prove it; otherwise put all back."""
+        if deadline.remaining() < LISTEN_SECONDS:
+            raise NotProven("no time is left to see haproxy change")
         target, before = plan.target, self._worker
         is_running = before is not None or self._processes is not None
         if is_running:
@@ -266,6 +314,7 @@ class Haproxy:
 
     def _reload(self, target: Target, deadline: Deadline) -> None:
         assert self._processes is not None
+        self._counters.take(deadline)
         reloads, old = self._processes.reloads, self._worker
         self._master.reload(deadline)
         self._prove(target, old.pid if old else 0, reloads, deadline)

@@ -5,7 +5,7 @@ one member computes and renders one backend.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from kinx_loadbalancer_agent.engine.ports import Part, Target
@@ -16,6 +16,7 @@ from kinx_loadbalancer_agent.model.resources import (
     Listener,
     LoadBalancer,
     Member,
+    Peer,
     Pool,
     Ref,
     Resource,
@@ -26,6 +27,7 @@ from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import HaproxySettings
 
 BALANCE = {"ROUND_ROBIN": "roundrobin", "LEAST_CONNECTIONS": "leastconn", "SOURCE_IP": "source"}
+PEERS = "kinx_loadbalancer_peers"
 MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
 
 
@@ -34,21 +36,28 @@ class Node:
     """What the configuration says of the node itself.
 
     is_root: HAProxy drops its privileges and logs to ``/dev/log`` only when it starts as root.
+    local_peer: the peer that it is, '' when it is none: then no peers section is rendered.
     """
 
     node_name: str
     is_root: bool
     settings: HaproxySettings
+    local_peer: str = ""
 
 
 @dataclass(frozen=True)
 class View:
-    """The values of one fragment, and what the running process must show for it."""
+    """The values of one fragment, and what the running process must show for it.
+
+    owner: the resource that asks for the address, where it is not the one that is shown.
+    """
 
     values: Mapping[str, Any]
     proxy: str = ""
     bind: tuple[str, int] | None = None
     shows: tuple[str, ...] = ()
+    owner: Ref | None = None
+    bind_at: tuple[str, str] = ("/vip_address", "/protocol_port")
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,12 @@ class Recipe:
 
     sources: everything the view depends on, the node aside.
     view: the view of those sources; None when nothing is rendered.
+    is_whole: one fragment shows all resources of the kind.
     """
 
     sources: Callable[[State, Any], tuple[Any, ...]]
     view: Callable[..., View | None]
+    is_whole: bool = False
 
 
 def shown_frontend(name: str, status: str, maxconn: int | str) -> str:
@@ -149,6 +160,7 @@ def _backend(
         "mode": pool.mode,
         "balance": BALANCE[pool.lb_algorithm],
         "stick": _stick(node, pool, is_ipv6),
+        "peers": PEERS if node.local_peer else None,
         "inserts_cookie": by_cookie,
         "check": monitor and _check(monitor),
         "servers": [_server(member, monitor, by_cookie) for member in ordered],
@@ -219,9 +231,30 @@ def _server(member: Member, monitor: HealthMonitor | None, by_cookie: bool) -> s
     return words
 
 
+def _peers_sources(state: State, peer: Peer) -> tuple[Any, ...]:
+    return (state.table(peer.kind),)
+
+
+def _peers(node: Node, peers: Mapping[str, Peer]) -> View | None:
+    if not node.local_peer:
+        return None
+    shown = [
+        {"name": name, "endpoint": rules.endpoint(peers[name].address, peers[name].port)}
+        for name in sorted(peers)
+    ]
+    local = peers[node.local_peer]
+    return View(
+        {"peers": {"name": PEERS, "peers": shown}},
+        bind=(local.address, local.port),
+        owner=local.ref,
+        bind_at=("/address", "/port"),
+    )
+
+
 RECIPES: Mapping[str, Recipe] = {
     "listeners": Recipe(_frontend_sources, _frontend),
     "pools": Recipe(_backend_sources, _backend),
+    "peers": Recipe(_peers_sources, _peers, is_whole=True),
 }
 
 
@@ -233,53 +266,61 @@ class Renderer:
         self._templates = templates
         self._node = node
         self._kept: dict[str, tuple[tuple[Any, ...], Part | None]] = {}
-        self._last: tuple[State, frozenset[str], Target] | None = None
+        self._last: tuple[State, tuple[frozenset[str], str], Target] | None = None
 
-    def render(self, state: State, leave_out: frozenset[str] = frozenset()) -> Target:
+    def render(
+        self, state: State, leave_out: frozenset[str] = frozenset(), local_peer: str = ""
+    ) -> Target:
         """Return the configuration of *state* without the fragments *leave_out*."""
-        if self._last is not None and self._last[0] is state and self._last[1] == leave_out:
+        asked = (leave_out, local_peer)
+        if self._last is not None and self._last[0] is state and self._last[1] == asked:
             return self._last[2]
+        node = replace(self._node, local_peer=local_peer)
         parts: dict[str, Part] = {}
         for kind in self._kinds:
             for resource in state.table(kind.name).values():
                 name = fragment_name(kind, resource)
-                part = self._part(kind, name, state, resource)
+                part = None if name in parts else self._part(kind, name, node, state, resource)
                 if part is not None and name not in leave_out:
                     parts[name] = part
         if len(self._kept) > 2 * len(parts) + 64:
             self._kept = {name: self._kept[name] for name in parts}
-        target = self._target(dict(sorted(parts.items())))
-        self._last = (state, leave_out, target)
+        target = self._target(node, dict(sorted(parts.items())))
+        self._last = (state, asked, target)
         return target
 
-    def _part(self, kind: Kind, name: str, state: State, resource: Resource) -> Part | None:
+    def _part(
+        self, kind: Kind, name: str, node: Node, state: State, resource: Resource
+    ) -> Part | None:
         recipe = RECIPES.get(kind.name)
         sources = recipe.sources(state, resource) if recipe else (resource,)
         kept = self._kept.get(name)
         # Tuples compare by identity before they compare by value.
-        if kept is not None and kept[0] == sources:
+        if kept is not None and kept[0] == (node.local_peer, *sources):
             return kept[1]
-        view = recipe.view(self._node, *sources) if recipe else View({"resource": resource})
+        view = recipe.view(node, *sources) if recipe else View({"resource": resource})
         part = None
         if view is not None:
             assert kind.fragment is not None
             content = MARK + self._templates.render(kind.fragment[1], view.values)
-            part = Part(content, resource.ref, view.proxy, view.bind, view.shows)
-        self._kept[name] = (sources, part)
+            owner = view.owner or resource.ref
+            part = Part(content, owner, view.proxy, view.bind, view.shows, view.bind_at)
+        self._kept[name] = ((node.local_peer, *sources), part)
         return part
 
-    def _target(self, parts: dict[str, Part]) -> Target:
-        blank = self._global("")
+    def _target(self, node: Node, parts: dict[str, Part]) -> Target:
+        blank = self._global(node, "")
         digest = shape.digest({shape.GLOBAL: blank, **parts})
-        return Target({shape.GLOBAL: self._global(digest), **parts}, digest)
+        return Target({shape.GLOBAL: self._global(node, digest), **parts}, digest)
 
-    def _global(self, digest: str) -> Part:
-        view = {"node": self._node, "digest": digest}
+    def _global(self, node: Node, digest: str) -> Part:
+        view = {"node": node, "digest": digest}
         content = MARK + self._templates.render("haproxy/global.cfg.j2", view)
-        return Part(content, Ref("node", "", self._node.node_name))
+        return Part(content, Ref("node", "", node.node_name))
 
 
 def fragment_name(kind: Kind, resource: Resource) -> str:
-    """Return the file name of the fragment that *resource* renders."""
+    """Return the file name of the fragment that shows *resource*."""
     assert kind.fragment is not None
-    return f"{kind.fragment[0]}{resource.ref.id}.cfg"
+    recipe = RECIPES.get(kind.name)
+    return f"{kind.fragment[0]}{'' if recipe and recipe.is_whole else resource.ref.id}.cfg"

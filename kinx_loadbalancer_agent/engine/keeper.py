@@ -1,0 +1,133 @@
+"""A thread that keeps one service as the state says: a promise where the proxy is a transaction.
+
+Woken by a commit or a timer: observe, plan, apply, look again. The latest state wins, a failure is
+tried again with growing waits. This module must never know what the service is.
+"""
+
+import threading
+from typing import Any
+
+import structlog
+
+from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
+from kinx_loadbalancer_agent.engine.ports import Claim, Service
+from kinx_loadbalancer_agent.errors import ApplyError, NotProven
+from kinx_loadbalancer_agent.model.state import State
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 2.0
+TURN_SECONDS = 10.0
+MAX_BACK_OFF_SECONDS = 4.0  # what others break is put right within 10 s of its cause being gone
+
+
+class Keeper:
+    """The keeper of *service*."""
+
+    def __init__(
+        self, service: Service, conditions: Conditions, drift: Drift, clock: Clock
+    ) -> None:
+        self.service = service
+        self._conditions = conditions
+        self._drift = drift
+        self._clock = clock
+        self._mutex = threading.Condition()
+        self._wanted: tuple[State, int] | None = None
+        self._looked_at = -1
+        self._kept: bytes | None = None
+        self._pending = "not looked at yet"
+        self._failures = 0
+        self._asked: dict[str, Any] = {}
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def wake(self, state: State, generation: int) -> None:
+        """Keep *state* from now on; returns at once. The first call begins."""
+        with self._mutex:
+            before, self._wanted = self._wanted, (state, generation)
+            if before is not None and state.shares(before[0], self.service.kinds):
+                if self._looked_at == before[1]:
+                    self._looked_at = generation
+            else:
+                self._asked = structlog.contextvars.get_contextvars()
+                self._mutex.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self.service.name, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the turn in hand: another process keeps the service from here on."""
+        with self._mutex:
+            self._stopping = True
+            self._mutex.notify_all()
+        if self._thread is not None:
+            self._thread.join(TURN_SECONDS)
+
+    def pending(self, generation: int, timeout_seconds: float) -> str:
+        """Return why the service is not as *generation* says, '' when it is.
+
+        Waits *timeout_seconds* for the keeper to have tried.
+        """
+        with self._mutex:
+            tried = self._mutex.wait_for(lambda: self._looked_at >= generation, timeout_seconds)
+            return self._pending if tried else f"{self.service.name} has not come to it yet"
+
+    def _run(self) -> None:
+        while True:
+            with self._mutex:
+                wanted = self._wanted
+                if self._stopping or wanted is None:
+                    return
+                asked = self._asked if wanted[1] > self._looked_at else {}
+            with structlog.contextvars.bound_contextvars(**asked):
+                self._turn(*wanted)
+            self._rest(wanted)
+
+    def _rest(self, known: tuple[State, int]) -> None:
+        """Wait for another state, at most until the next look or try."""
+        wait = min(MAX_BACK_OFF_SECONDS, LOOK_SECONDS * 2 ** max(0, self._failures - 1))
+        with self._mutex:
+            self._mutex.wait_for(lambda: self._stopping or self._wanted is not known, wait)
+
+    def _turn(self, state: State, generation: int) -> None:
+        """Make the service agree with *state* once, and say how that went."""
+        try:
+            self._converge(state)
+            claim = self.service.claim(state)
+            self._failures = 0
+        except (ApplyError, OSError) as error:
+            self._failures += 1
+            claim = self._failed(str(error), type(error).__name__)
+        except Exception:
+            self._failures += 1
+            log.exception("keeper failed", service=self.service.name)
+            claim = self._failed("internal error", "InternalError")
+        self._conditions.state(claim)
+        with self._mutex:
+            self._looked_at = generation
+            self._pending = "" if claim.status == "True" else claim.message
+            self._mutex.notify_all()
+
+    def _converge(self, state: State) -> None:
+        deadline = Deadline.after(self._clock, TURN_SECONDS)
+        wanted = self.service.render(state)
+        seen = self.service.observe(deadline)
+        steps = self.service.plan(state, seen)
+        if not steps:
+            self._kept = wanted
+            self._drift.ended(self.service.name)
+            return
+        if self._kept == wanted:  # it was so before
+            self._drift.found(self.service.name, f"changed by others, to undo: {'; '.join(steps)}")
+        self._kept = None
+        self.service.apply(state, seen, deadline)
+        left = self.service.plan(state, self.service.observe(deadline))
+        if left:
+            raise NotProven(f"still to do: {'; '.join(left)}")
+        self._kept = wanted
+        log.info("service changed", service=self.service.name, steps="; ".join(steps))
+
+    def _failed(self, message: str, reason: str) -> Claim:
+        log.warning("cannot keep service, will retry", service=self.service.name, error=message)
+        return Claim(self.service.condition, "False", reason, message, "error")

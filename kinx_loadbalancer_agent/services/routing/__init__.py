@@ -1,0 +1,1 @@
+"""The BGP speaker of this node."""
