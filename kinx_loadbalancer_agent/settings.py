@@ -119,6 +119,12 @@ class HaproxySettings(_Section):
     default_connection_limit: Annotated[int, Field(ge=1, le=2_147_483_647)] = 12000
     stick_size: StickSize = "200k"
     stick_expire: StickExpire = "1d"
+    member_drain_seconds: Annotated[int, Field(ge=0, le=86400)] = 300
+
+    @property
+    def state_file(self) -> Path:
+        """Where a worker tells the next one which servers are down."""
+        return self.agent_socket.with_suffix(".state")
 
 
 class RoutingSettings(_Section):

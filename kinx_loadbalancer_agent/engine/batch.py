@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from kinx_loadbalancer_agent.engine import trials
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy, Service
+from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy, Service, Target
 from kinx_loadbalancer_agent.errors import (
     AgentError,
     CannotBind,
@@ -19,6 +19,7 @@ from kinx_loadbalancer_agent.errors import (
     LoadRefused,
     Refusal,
     Unprocessable,
+    Unreachable,
     refusal,
 )
 from kinx_loadbalancer_agent.model.fold import fold
@@ -151,7 +152,7 @@ class Batch:
         tickets = tuple(tickets)
         while True:
             state, steps, refused = self._fold(base, tickets)
-            plan = self._proxy.plan(self._proxy.render(state, left_out), self._observation)
+            plan = self._plan(self._proxy.render(state, left_out))
             self._laps.lap("fold")
             try:
                 self._ask_services(state)
@@ -180,6 +181,18 @@ class Batch:
                 step.ticket.say(self._blame(step, names, found))
             tickets = tuple(one for one in tickets if one.answer is None)
 
+    def _plan(self, target: Target) -> Plan:
+        """Plan *target*; what is not told, and proven by that, needs a look of its own."""
+        plan = self._proxy.plan(target, self._observation)
+        if self._observation.is_recent and not plan.is_live:
+            self._look()
+            plan = self._proxy.plan(target, self._observation)
+        return plan
+
+    def _look(self) -> None:
+        self._observation = self._proxy.observe(self._deadline)
+        self._laps.lap("observe")
+
     def activate(self, settled: Settled, *, may_start: bool) -> tuple[Applied, Settled]:
         """Make the plan live; after a refusal by load, once more without the new addresses."""
         observation = self._observation
@@ -189,6 +202,12 @@ class Batch:
             return Applied("none", because, observation.worker_pid, live), settled
         try:
             applied = self._proxy.activate(settled.plan, self._deadline, may_start=may_start)
+        except Unreachable:
+            if not self._observation.is_recent:
+                raise
+            self._look()
+            settled = self.settle(settled.tickets)
+            return self.activate(settled, may_start=may_start)
         except LoadRefused as error:
             added = {step: place for step in settled.steps if (place := self._new_bind(step))}
             if not added:

@@ -43,10 +43,12 @@ BATCH_SECONDS = 10.0
 LINGER_SECONDS = 0.015
 MAX_LINGER_SECONDS = 0.040
 LOOK_SECONDS = 0.5
-SCAN_SECONDS = 2.0
+SCAN_SECONDS = 3.5
+COUNT_SECONDS = 10.0
 MAX_BACK_OFF_SECONDS = 4.0
 RETRY_SECONDS = 1.0
 KEEPER_SECONDS = 2.0
+YIELD_SECONDS = 0.00005  # those who were answered go on before this thread writes its log
 
 
 class Engine:
@@ -82,6 +84,7 @@ class Engine:
         self._not_before = 0.0
         self._next_look = 0.0
         self._next_scan = 0.0
+        self._next_count = 0.0
         self.conditions = Conditions(clock)
         self.drift = Drift(self.conditions, clock)
         self.reports = Reports(self, kinds, proxy, services, store, clock)
@@ -269,6 +272,8 @@ class Engine:
         except ApplyError as error:
             self._say(tickets, Unavailable(f"{error}; nothing was kept"))
             self._failed(error)
+            if isinstance(error, TimedOut) and not tickets:
+                self._recover()
         except StateError as error:
             self._say(tickets, error)
             self.conditions.set("Applied", "False", "StateUnusable", str(error), "error")
@@ -298,6 +303,19 @@ class Engine:
         if self.conditions.set("Applied", "False", reason, str(error), "error"):
             log.warning("cannot apply, will retry", error=str(error), wait_seconds=wait)
 
+    def _recover(self) -> None:
+        """Have a process replaced that did not answer."""
+        try:
+            done = self._proxy.recover(Deadline.after(self._clock, BATCH_SECONDS))
+        except ApplyError as error:
+            message = f"a process that did not answer cannot be replaced: {error}"
+            self.conditions.set("WorkerHealthy", "False", type(error).__name__, message, "error")
+            return
+        if done:
+            message = f"{done} at {timestamp(self._clock.time())}"
+            self.conditions.set("WorkerHealthy", "True", "Replaced", message)
+            self._next_look = self._not_before = 0.0
+
     def _carry_out(self, tickets: Sequence[Ticket]) -> bool:
         now = self._clock.monotonic()
         is_look = not tickets
@@ -308,8 +326,10 @@ class Engine:
                 return False
         deadline = Deadline.after(self._clock, BATCH_SECONDS)
         laps = Laps(self._clock)
-        observation = self._proxy.observe(deadline, thorough=thorough)
-        laps.lap("observe")
+        observation = self._proxy.recent() if tickets else None
+        if observation is None:
+            observation = self._proxy.observe(deadline, thorough=thorough)
+            laps.lap("observe")
         is_trial = any(ticket.is_trial for ticket in tickets)
         batch = Batch(
             self._kinds,
@@ -333,7 +353,10 @@ class Engine:
         self._commit(settled, applied, deadline)
         laps.lap("commit")
         self._conclude(settled, applied, laps, now)
-        if thorough:
+        if is_look:
+            self.conditions.state(self._proxy.tend(deadline))
+        if is_look and now >= self._next_count:
+            self._next_count = now + COUNT_SECONDS
             self._proxy.traffic(settled.state, "", deadline)
         return applied.by == "reload"
 
@@ -404,6 +427,7 @@ class Engine:
         for ticket, refusal in settled.refused:
             ticket.say(refusal)
         change = self.generation - sum(bool(step.folded.changes) for step in settled.steps)
+        kept = []
         for step in settled.steps:
             changed = bool(step.folded.changes)
             change += changed
@@ -420,19 +444,20 @@ class Engine:
             answer = Answer(step.folded, state, done, number, queue | laps.laps)
             step.ticket.say(answer)
             if changed:
-                log.info(
-                    "change kept",
-                    request_id=step.ticket.intent.request_id,
-                    generation=number,
-                    subject=str(step.folded.subject),
-                    who=step.ticket.intent.who,
-                    by=done.by,
-                )
+                kept.append((step, number, done.by))
+        if kept:
+            self._clock.sleep(YIELD_SECONDS)
+        for step, number, by in kept:
+            intent, subject = step.ticket.intent, str(step.folded.subject)
+            ids = {"request_id": intent.request_id, "generation": number}
+            log.info("change kept", **ids, subject=subject, who=intent.who, by=by)
 
     def _state_conditions(self, applied: Applied, target: Target) -> None:
         state = self.conditions
         for claim in target.claims:
             state.state(claim)
+        if not state.message("WorkerHealthy"):
+            state.set("WorkerHealthy", "True", "Answers", "no process had to be replaced")
         if applied.is_live:
             state.set("HaproxyRunning", "True", "Answers", f"worker {applied.pid} answers")
         else:

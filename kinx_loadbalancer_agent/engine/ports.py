@@ -14,19 +14,21 @@ Severity = Literal["info", "warning", "error"]
 
 @dataclass(frozen=True)
 class Part:
-    """One fragment of a configuration, and what the running process must show for it.
+    """One fragment of a configuration, and what of it a running process can be told.
 
     owner: the resource that renders it.
+    shape: tells it from one that a running process cannot be told to be.
     proxy: what the process calls it; it shows others that are not ours to judge.
     bind: the address and port it asks for; bind_at: where its owner's document has them.
-    shows: a line for each frontend and server, as the process would describe them.
+    live: what the process can be told, and shows, in the service's own terms.
     """
 
     content: bytes
     owner: Ref
+    shape: str
     proxy: str = ""
     bind: tuple[str, int] | None = None
-    shows: tuple[str, ...] = ()
+    live: tuple[Any, ...] = ()
     bind_at: tuple[str, str] = ("/vip_address", "/protocol_port")
 
 
@@ -58,37 +60,38 @@ class Target:
         """The addresses asked for, by fragment."""
         return {name: part.bind for name, part in self.parts.items() if part.bind}
 
-    @property
-    def shows(self) -> frozenset[str]:
-        """All lines that the running process must show."""
-        return frozenset(line for part in self.parts.values() for line in part.shows)
-
 
 @dataclass(frozen=True)
 class Observation:
     """What the proxy was seen to be.
 
     digest: of the running shape; None when nothing is running or it runs something foreign.
-    files, shows: the fragments on disk and the lines the process shows; None when not looked at.
+    is_recent: it is one of a moment ago, good enough for a change that is proven by itself.
+    files: the fragments on disk; shows: what the process shows, in the service's own terms; None
+    when not looked at.
     """
 
     is_running: bool
     worker_pid: int | None = None
     digest: str | None = None
     files: Mapping[str, bytes] | None = None
-    shows: frozenset[str] | None = None
+    shows: Any = None
+    is_recent: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """What separates the machine from a target; *because* is empty when nothing does.
 
-    commands: what the process will be told.
+    commands: what the process will be told; is_live: it needs no reload.
+    concerns: the parts that a live change is about.
     """
 
     target: Target
     because: str
     commands: tuple[str, ...] = ()
+    is_live: bool = False
+    concerns: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -132,6 +135,10 @@ class Proxy(Protocol):
         """Return what the process is; thorough: also its files, frontends and servers."""
         ...
 
+    def recent(self) -> Observation | None:
+        """Return what was observed a moment ago; None when that is longer ago, or was otherwise."""
+        ...
+
     def render(self, state: State, leave_out: frozenset[str] = frozenset()) -> Target:
         """Return the configuration of *state* without the fragments *leave_out*."""
         ...
@@ -158,9 +165,18 @@ class Proxy(Protocol):
     def activate(self, plan: Plan, deadline: Deadline, *, may_start: bool) -> Applied:
         """Make the plan's target live and prove it; on any error the machine is as before.
 
+        A live plan needs no observation that is not recent: the proof asks the process who it is.
         may_start: a process that is not running is started, where that is the agent's to do.
         Raises LoadRefused if the process refuses the target, NotProven otherwise.
         """
+        ...
+
+    def tend(self, deadline: Deadline) -> Claim:
+        """Go on with what takes longer than a change: servers that wait for their clients."""
+        ...
+
+    def recover(self, deadline: Deadline) -> str:
+        """Replace a process that does not answer; return what was done, '' for nothing."""
         ...
 
     def status(self) -> dict[str, Any]:

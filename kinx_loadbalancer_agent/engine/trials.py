@@ -45,7 +45,7 @@ def judge(
     deadline: Deadline,
 ) -> Trial:
     """Return what a change to *after*, settled as *plan*, would be."""
-    is_same = ground.target.digest == plan.target.digest
+    is_same = ground.target.parts == plan.target.parts
     because = plan.because
     if not folded.changes:
         because = "the same content is there already"
@@ -68,7 +68,7 @@ def judge(
     is_live = ground.is_running and not pending and folded.subject not in ground.left_out
     return Trial(
         would=folded.status if is_live else 202,
-        reload=ground.is_running and not is_same,
+        reload=ground.is_running and not is_same and not plan.is_live,
         because="; ".join(pending if ground.is_running and pending else [because, *pending]),
         commands=tuple(commands),
         diff="".join(_diff(ground, after, plan.target, services)),

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -74,6 +74,22 @@ def is_alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def kill(pid: int) -> None:
+    """End process *pid* by SIGKILL; an ended one is fine."""
+    with effects.step("kill process"), suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def memory_share(pids: Iterable[int]) -> float:
+    """Return which share of the machine's memory *pids* have to themselves, 0 to 1."""
+    used = 0
+    for pid in pids:
+        with suppress(psutil.Error):
+            memory = psutil.Process(pid).memory_info()
+            used += memory.rss - memory.shared
+    return float(used / psutil.virtual_memory().total)
 
 
 def end(pid: int, timeout_seconds: float) -> None:

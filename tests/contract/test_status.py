@@ -50,7 +50,7 @@ def test_a_condition_has_these_members_and_every_type_is_there_once(shared: Mach
     assert len(types) == len(set(types))
     assert {*types} >= {
         *("Ready", "HaproxyRunning", "Applied", "ListenersBound", "PeersLocal", "Drift"),
-        *("RoutingApplied", "Scheduled"),
+        *("RoutingApplied", "Scheduled", "WorkerHealthy", "MembersGone"),
     }
     for one in conditions:
         assert tuple(one) == ("type", "status", "severity", "reason", "message", "since")

@@ -42,15 +42,21 @@ from tests.machine import free_port, wait_until
 
 COMMITTED = Moment("store.commit", "after")
 STARTS = Moment("run haproxy", "before")
+RELOADED = frozenset({"run haproxy", "point conf.d", "haproxy.reload", "store.commit"})
+TOLD = frozenset({"write 60-backend-po.cfg", "haproxy.tell", "store.commit"})
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A change of a node: what is there before, the batch that changes it, the way back."""
+    """A change of a node: what is there before, the batch that changes it, the way back.
+
+    does: effects that the change has.
+    """
 
     before: tuple[Intent, ...]
     change: tuple[Intent, ...]
     back: tuple[Intent, ...]
+    does: frozenset[str] = RELOADED
 
 
 def scenarios(one: int, two: int, three: int) -> dict[str, Scenario]:
@@ -79,6 +85,13 @@ def scenarios(one: int, two: int, three: int) -> dict[str, Scenario]:
             whole,
             (intent(change("members", "m", "po", weight=5)),),
             (intent(change("members", "m", "po", weight=1)),),
+            TOLD,
+        ),
+        "a member comes and another one goes": Scenario(
+            whole,
+            (intent(member("po", "o", 9003), delete("members", "m", "po")),),
+            (intent(member("po", "m", 9001), delete("members", "o", "po")),),
+            TOLD,
         ),
         "the port of a listener": Scenario(
             whole,
@@ -167,7 +180,7 @@ def test_a_change_is_there_or_not_at_whatever_effect_the_agent_dies(node: Node, 
     seen = dies_everywhere(node, scenario, ports)
 
     done = [moment.effect for moment in seen if moment.when == "after"]
-    assert {"run haproxy", "point conf.d", "haproxy.reload", "store.commit"} <= set(done)
+    assert scenario.does <= set(done)
     assert done[-1] == "store.commit"
     assert seen[::2] == [Moment(effect, "before") for effect in done]
 

@@ -28,8 +28,9 @@ from tests.fault.node import (
 from tests.machine import Machine, free_port, wait_until
 
 FOUND_SECONDS, UNDONE_SECONDS = 5.0, 10.0
-SERVER_COLUMNS = (1, 3, 4, 6, 7, 18, 21, 22)
-"""Of ``show servers state``: names, address, admin state, weight, port; where checks go."""
+SERVER_COLUMNS = (1, 3, 4, 7, 18, 21, 22)
+"""Of ``show servers state``: names, address, weight, port; where checks go."""
+ADMIN_STATE, MAINTENANCE_OR_DRAIN = 6, 0x09
 CHECK_STATE, CHECK_ENABLED = 13, 0x04
 NOTE = "# a note of the operator\n"
 
@@ -101,6 +102,7 @@ class Served(Node):
             "servers": sorted(
                 [server[column] for column in SERVER_COLUMNS]
                 + [str(int(server[CHECK_STATE]) & CHECK_ENABLED)]
+                + [str(int(server[ADMIN_STATE]) & MAINTENANCE_OR_DRAIN)]
                 for server in servers
                 if server[1:]
             ),

@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 def parts(**files: str) -> dict[str, Part]:
     """Return fragments by file name: ``a="1"`` is ``a.cfg`` with the content 1."""
     return {
-        f"{name}.cfg": Part(MARK + content.encode() + b"\n", Ref("listeners", "", name))
+        f"{name}.cfg": Part(MARK + content.encode() + b"\n", Ref("listeners", "", name), "")
         for name, content in files.items()
     }
 

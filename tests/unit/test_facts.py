@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kinx_loadbalancer_agent.services.haproxy import facts
-from kinx_loadbalancer_agent.services.haproxy.view import shown_frontend, shown_server
+from kinx_loadbalancer_agent.services.haproxy.shape import Limit, Server
 
 RECORDED = Path(__file__).with_name("recorded")
 
@@ -50,7 +50,8 @@ def test_a_master_says_how_its_last_reload_went_and_which_workers_it_has(
 def test_another_answer_is_no_fact(text: str) -> None:
     assert facts.worker(text) is None
     assert facts.master(text) is None
-    assert facts.servers(text) == facts.frontends(text) == frozenset()
+    assert facts.servers(text) == facts.frontends(text) == []
+    assert facts.limited(text) == {}
 
 
 def beginnings(name: str) -> list[str]:
@@ -61,10 +62,10 @@ def beginnings(name: str) -> list[str]:
 
 def test_an_answer_cut_short_shows_nothing_that_is_not_so() -> None:
     frontends = facts.frontends(recorded("show_stat"))
-    servers = facts.servers(recorded("show_servers_state"))
+    servers = set(facts.servers(recorded("show_servers_state")))
 
-    assert all(facts.frontends(text) <= frontends for text in beginnings("show_stat"))
-    assert all(facts.servers(text) <= servers for text in beginnings("show_servers_state"))
+    assert all(set(facts.frontends(text)) <= set(frontends) for text in beginnings("show_stat"))
+    assert all(set(facts.servers(text)) <= servers for text in beginnings("show_servers_state"))
 
 
 def test_a_list_of_processes_cut_short_is_no_failed_reload() -> None:
@@ -77,21 +78,45 @@ def test_a_list_of_processes_cut_short_is_no_failed_reload() -> None:
 def test_frontends_are_described_as_a_target_describes_them() -> None:
     shown = facts.frontends(recorded("show_stat"))
 
-    assert shown == {shown_frontend("li", "OPEN", 12000), shown_frontend("li:6", "OPEN", 7)}
+    assert shown == [Limit("li", 12000), Limit("li:6", 7)]
+
+
+def shown_servers() -> dict[str, Server]:
+    rows = facts.servers(recorded("show_servers_state"))
+    return {row[1]: facts.server(row, {("backend-li", "two"): 7}) for row in rows}
 
 
 def test_servers_are_described_as_a_target_describes_them() -> None:
-    shown = facts.servers(recorded("show_servers_state"))
+    shown = shown_servers()
 
-    wanted = {
-        shown_server("backend-li", "one", "127.0.0.1", 21351, 1, "", False),
-        shown_server("backend-li", "two", "::1", 21351, 0, "", False),
-        shown_server("backend-li", "three", "192.0.2.3", 8080, 256, "", True),
-    }
-    assert wanted < shown
+    assert shown["one"] == Server("backend-li", "one", "127.0.0.1", 21351, 1)
+    assert shown["two"] == Server("backend-li", "two", "::1", 21351, 0, limit=7)
+    assert shown["three"] == Server("backend-li", "three", "192.0.2.3", 8080, 256, "maint")
+    assert shown["four"] == Server("backend-li", "four", "192.0.2.4", 8080, 5, "drain", "- 0")
 
 
-def test_a_server_that_somebody_drains_is_not_as_any_target_wants_it() -> None:
-    (drained,) = [line for line in facts.servers(recorded("show_servers_state")) if "/four" in line]
+def test_servers_that_are_down_come_with_the_line_that_the_next_worker_reads() -> None:
+    text = recorded("show_servers_state")
 
-    assert drained != shown_server("backend-li", "four", "192.0.2.4", 8080, 5, "", False)
+    found = facts.down(text)
+
+    assert [row[1] for row, _ in found] == ["three"]
+    assert f"{found[0][1]}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "resynced"), [("0x3", True), ("0x0", False), ("0x1", False), ("0x13", True)]
+)
+def test_a_worker_hands_its_tables_on_when_both_resynchronizations_are_over(
+    flags: str, resynced: bool
+) -> None:
+    text = f"0x5584: [21/Nov/2026:09:00:00] id=kinx disabled=0 flags={flags} resync_timeout=<PAST>"
+
+    assert facts.is_resynced(text) is resynced
+
+
+def test_a_table_in_use_is_told_from_empty_ones() -> None:
+    empty = "# table: backend-a, type: ip, size:204800, used:0\n"
+
+    assert not facts.has_entries(empty)
+    assert facts.has_entries(empty + "# table: backend-b, type: ip, size:204800, used:2\n")

@@ -4,8 +4,10 @@ A target goes whole into the idle slot, is checked there and takes effect by one
 link. A projection of the store: renamed, never fsynced. This module must never judge content.
 """
 
+import errno
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -76,6 +78,30 @@ class ConfD:
                 files.write(idle / name, part.content, mode=MODE)
             self._remember(idle / name, part.content)
         return idle
+
+    def rewrite(self, parts: Mapping[str, Part]) -> Callable[[], None]:
+        """Put *parts* into the slot that HAProxy loads, file by file; return how to go back."""
+        current = self.current
+        if current is None:
+            raise FileNotFoundError(errno.ENOENT, "no configuration is there", str(self._path))
+        before = {
+            name: self._content(current / name)
+            for name, part in parts.items()
+            if not self._holds(current / name, part.content)
+        }
+
+        def write(contents: Mapping[str, bytes]) -> None:
+            for name, content in contents.items():
+                files.write(current / name, content, mode=MODE)
+                self._remember(current / name, content)
+
+        try:
+            write({name: parts[name].content for name in before})
+        except OSError:
+            with suppress(OSError):
+                write(before)
+            raise
+        return lambda: write(before)
 
     def swap(self) -> Callable[[], None]:
         """Make the idle slot the one that HAProxy loads; return how to go back.

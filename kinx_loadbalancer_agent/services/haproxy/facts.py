@@ -1,13 +1,16 @@
 """What HAProxy's sockets answer, as values. Pure: text in, facts out."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kinx_loadbalancer_agent.services.haproxy.view import shown_frontend, shown_server
+from kinx_loadbalancer_agent.services.haproxy.shape import Limit, Server
 
 FORCED_MAINTENANCE = 0x01  # srv_admin_state, HAProxy 2.6 management guide, 9.3 show servers state
 FORCED_DRAIN = 0x08
 CHECK_ENABLED = 0x04  # srv_check_state, include/haproxy/check-t.h
+DOWN = "0"  # srv_op_state
+RESYNCED = 0x3  # flags of a peers section: local and remote resynchronization are over
 LIMITS = ("Maxconn", "ConnRateLimit", "SessRateLimit", "SslRateLimit")
 MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+) \[failed: (?P<failed>\d+)\]")
 WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
@@ -77,41 +80,81 @@ def master(text: str) -> Master | None:
     return Master(*found, tuple(workers["# workers"]), tuple(workers["# old workers"]))
 
 
-def servers(text: str) -> frozenset[str]:
-    """Return the servers of ``show servers state``, a line each as a target has them."""
-    found = set()
+Row = tuple[str, str, str, str, str, bool, str, str, str]
+"""Of a server: its names, address, admin state, weight, whether it is checked, port; where."""
+
+
+def servers(text: str) -> list[Row]:
+    """Return the rows of ``show servers state``; the last one only when it is whole."""
     whole, _, _ = text.rpartition("\n")
-    for line in whole.splitlines()[2:]:
+    found = []
+    for line in whole.split("\n"):
         words = line.split(" ")
-        if len(words) > 22:
-            admin = int(words[6])
-            disabled = bool(admin & FORCED_MAINTENANCE)
-            weight = words[7] if not admin & FORCED_DRAIN else f"{words[7]} drained"
-            check = f"{words[22]} {words[21]}" if int(words[13]) & CHECK_ENABLED else ""
-            server = shown_server(words[1], words[3], words[4], words[18], weight, check, disabled)
-            found.add(server)
-    return frozenset(found)
+        if len(words) > 22 and words[0] != "#":
+            is_checked = bool(int(words[13]) & CHECK_ENABLED)
+            who = (words[1], words[3], words[4], words[6], words[7])
+            found.append((*who, is_checked, words[18], words[21], words[22]))
+    return found
 
 
-def frontends(text: str) -> frozenset[str]:
-    """Return the frontends of ``show stat -1 5 -1``, a line each as a target has them.
+def server(row: Row, limits: Mapping[tuple[str, str], int]) -> Server:
+    """Return *row* as a server; *limits* of connections by backend and server."""
+    backend, name, address, admin, weight, is_checked, port, check_port, at = row
+    mode = "ready"
+    if int(admin) & (FORCED_MAINTENANCE | FORCED_DRAIN):
+        mode = "maint" if int(admin) & FORCED_MAINTENANCE else "drain"
+    check = f"{at} {check_port}" if is_checked else ""
+    limit = limits.get((backend, name), 0)
+    where = (address, int(port), int(weight))
+    return Server(backend, name, *where, mode, check, limit=limit)
 
-    A server whose connections somebody has limited is a line too, which no target has.
-    """
+
+def down(text: str) -> list[tuple[Row, str]]:
+    """Return the servers of ``show servers state`` that are down, each with its line."""
+    lines = [line for line in text.splitlines() if line.count(" ") > 22]
+    found = [line for line in lines if line.split(" ", 6)[5] == DOWN]
+    return [(servers(f"{line}\n")[0], line) for line in found]
+
+
+def frontends(text: str) -> list[Limit]:
+    """Return the frontends of ``show stat``; those of which the limit is cut off are not there."""
+    return [
+        Limit(name, int(limit or 0), status)
+        for name, server, limit, status in _statistics(text, "slim", "status")
+        if server == "FRONTEND"
+    ]
+
+
+def limited(text: str) -> dict[tuple[str, str], int]:
+    """Return the servers of ``show stat`` whose connections are limited, and to how many."""
+    rows = _statistics(text, "slim", "status")
+    return {(name, server): int(limit) for name, server, limit, _ in rows if limit}
+
+
+def _statistics(text: str, *wanted: str) -> Iterator[tuple[str, ...]]:
     whole, _, _ = text.rpartition("\n")
-    header, *rows = whole.splitlines() or [""]
-    columns = header.removeprefix("# ").split(",")
-    if not {"pxname", "svname", "slim", "status"} <= set(columns):
-        return frozenset()
-    name, server, limit, status = map(columns.index, ("pxname", "svname", "slim", "status"))
-    found = set()
-    for row in rows:
-        words = row.split(",", status + 1)
-        if len(words) > status and words[server] == "FRONTEND":
-            found.add(shown_frontend(words[name], words[status], words[limit]))
-        elif len(words) > status and words[limit]:
-            found.add(f"{words[name]}/{words[server]} limited to {words[limit]}")
-    return frozenset(found)
+    at: list[int] = []
+    for line in whole.split("\n"):
+        if line.startswith("# "):
+            columns = line.removeprefix("# ").split(",")
+            is_whole = {"pxname", "svname", *wanted} <= set(columns)
+            at = [columns.index(name) for name in ("pxname", "svname", *wanted) if is_whole]
+        elif at and len(words := line.split(",", max(at) + 1)) > max(at) + 1:
+            yield tuple(words[index] for index in at)
+
+
+def is_resynced(text: str) -> bool:
+    """True when ``show peers`` says of its section that tables would be handed on.
+
+    A worker does so when it has been taught itself, or has given up to be (measured on 2.6.12).
+    """
+    found = re.search(r"flags=0x([0-9a-f]+)", text)
+    return found is not None and int(found[1], 16) & RESYNCED == RESYNCED
+
+
+def has_entries(text: str) -> bool:
+    """True when ``show table`` lists a table that is in use."""
+    return any(int(used) for used in re.findall(r"used:(\d+)", text))
 
 
 def statistics(text: str) -> dict[tuple[str, str], Shown]:

@@ -1,38 +1,103 @@
-"""The Runtime API: what a worker says of itself, over the agent's own socket."""
+"""The Runtime API: what a worker is told and says of itself, over the agent's own socket."""
 
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kinx_loadbalancer_agent.services.haproxy import facts
+from kinx_loadbalancer_agent.errors import NotProven
+from kinx_loadbalancer_agent.services.haproxy import facts, shape
 from kinx_loadbalancer_agent.system import sockets
+from kinx_loadbalancer_agent.system.clock import Deadline
 
 PATIENCE_SECONDS = 2.0
 FRONTENDS = "show stat -1 1 -1"
+SAFE = re.compile(r"[A-Za-z0-9_.:/\[\] -]+")
+REFUSED = re.compile(r"^\[[0-3]\]: (.*)", re.MULTILINE)
+MAX_COMMANDS, MAX_BYTES = 50, 8000
+LIMITS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Shows:
+    """What a worker has of that which it can be told; limits of servers, as far as looked at."""
+
+    servers: Sequence[facts.Row]
+    frontends: Sequence[shape.Limit]
+    limits: dict[tuple[str, str], int]
 
 
 class Runtime:
     """The worker behind the socket *path* (HAProxy 2.6 management guide, 9.3).
 
-    Every method raises Unreachable if no worker listens, TimedOut after *timeout_seconds*.
+    Every method raises Unreachable if no worker listens, TimedOut when it is silent.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._next_limits = 0
+
+    def ask(self, question: str, timeout_seconds: float) -> str:
+        """Return the worker's answer to *question*, which changes nothing."""
+        return sockets.ask(self._path, question, timeout_seconds)
 
     def worker(self, timeout_seconds: float) -> facts.Worker | None:
         """Return who answers; None when the answer is cut short."""
-        return facts.worker(sockets.ask(self._path, "show info", timeout_seconds))
+        return facts.worker(self.ask("show info", timeout_seconds))
 
-    def shows(self, timeout_seconds: float) -> frozenset[str]:
-        """Return the frontends and servers of the worker, a line each."""
-        frontends = sockets.ask(self._path, "show stat -1 5 -1", timeout_seconds)
-        servers = sockets.ask(self._path, "show servers state", timeout_seconds)
-        return facts.frontends(frontends) | facts.servers(servers)
+    def tell(self, commands: Sequence[str], questions: Sequence[str], deadline: Deadline) -> str:
+        """Carry out *commands* in order, then ask *questions*; return what the worker says.
+
+        Connections are bounded in commands and bytes: 2.6 resets longer ones now and then.
+        """
+        said = []
+        for batch in _batches([*commands, *questions]):
+            patience = min(PATIENCE_SECONDS, deadline.remaining())
+            said.append(sockets.ask(self._path, batch, patience, effect="haproxy.tell"))
+        return "".join(said)
+
+    def shows(self, backends: Sequence[str], timeout_seconds: float) -> Shows:
+        """Return frontends and servers, and limits of the servers of some of *backends*.
+
+        Limits cost most and are looked at in turns; up to 100 backends have theirs each time.
+        """
+        first = self._next_limits if self._next_limits < len(backends) else 0
+        some = backends[first : first + LIMITS_AT_ONCE]
+        self._next_limits = first + LIMITS_AT_ONCE
+        limits: dict[tuple[str, str], int] = {}
+        for batch in _batches([f"show stat {name} 4 -1" for name in some]):
+            limits |= facts.limited(self.ask(batch, timeout_seconds))
+        frontends = facts.frontends(self.ask(FRONTENDS, timeout_seconds))
+        return Shows(
+            facts.servers(self.ask("show servers state", timeout_seconds)), frontends, limits
+        )
 
     def statistics(self, timeout_seconds: float) -> dict[tuple[str, str], facts.Shown]:
         """Return what the worker shows of frontends, backends and servers."""
-        return facts.statistics(sockets.ask(self._path, "show stat -1 7 -1", timeout_seconds))
+        return facts.statistics(self.ask("show stat -1 7 -1", timeout_seconds))
 
     def traffic(self, timeout_seconds: float) -> dict[str, facts.Shown]:
         """Return what the worker shows of its frontends, by name."""
-        answer = sockets.ask(self._path, FRONTENDS, timeout_seconds)
+        answer = self.ask(FRONTENDS, timeout_seconds)
         return {name: shown for (name, _), shown in facts.statistics(answer).items()}
+
+
+def refusals(said: str) -> Collection[str]:
+    """Return the errors of which the worker speaks."""
+    return dict.fromkeys(REFUSED.findall(said))
+
+
+def _batches(commands: Sequence[str]) -> Iterator[str]:
+    """Yield *commands* as lines of several; raises NotProven for one that could be two."""
+    line: list[str] = []
+    size = 0
+    for command in commands:
+        if not SAFE.fullmatch(command):
+            raise NotProven(f"not to be told to haproxy: {command!r}")
+        if len(line) >= MAX_COMMANDS or size + len(command) > MAX_BYTES:
+            yield "; ".join(["set severity-output number", *line])
+            line, size = [], 0
+        line.append(command)
+        size += len(command) + 2
+    if line:
+        yield "; ".join(["set severity-output number", *line])

@@ -4,7 +4,7 @@ A view is made again only when one of its sources is another object than before,
 one member computes and renders one backend.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ class Node:
 
 @dataclass(frozen=True)
 class View:
-    """The values of one fragment, and what the running process must show for it.
+    """The values of one fragment, and what of it a running process can be told.
 
     owner: the resource that asks for the address, where it is not the one that is shown.
     """
@@ -55,7 +55,7 @@ class View:
     values: Mapping[str, Any]
     proxy: str = ""
     bind: tuple[str, int] | None = None
-    shows: tuple[str, ...] = ()
+    live: tuple[shape.Live, ...] = ()
     owner: Ref | None = None
     bind_at: tuple[str, str] = ("/vip_address", "/protocol_port")
 
@@ -67,37 +67,13 @@ class Recipe:
     sources: everything the view depends on, the node aside.
     view: the view of those sources; None when nothing is rendered.
     is_whole: one fragment shows all resources of the kind.
+    inner: kinds of what is in a resource, or shares its id: seen in its fragment and nowhere else.
     """
 
     sources: Callable[[State, Any], tuple[Any, ...]]
     view: Callable[..., View | None]
     is_whole: bool = False
-
-
-def shown_frontend(name: str, status: str, maxconn: int | str) -> str:
-    """Return a frontend as a line to compare."""
-    return f"{name} {status} {maxconn}"
-
-
-def proxy_of(line: str) -> str:
-    """Return what *line* shows something of: a frontend, or a backend and a slash."""
-    head, slash, _ = line.split(" ", 1)[0].partition("/")
-    return head + slash
-
-
-def shown_server(
-    backend: str,
-    name: str,
-    address: str,
-    port: int | str,
-    weight: int | str,
-    check: str,
-    disabled: bool,
-) -> str:
-    """Return a server as a line to compare; *check*: where it is checked, '' when it is not."""
-    mode = "maint" if disabled else "ready"
-    checked = f"checked at {check}" if check else "unchecked"
-    return f"{backend}/{name} {address} {port} weight {weight} {mode} {checked}"
+    inner: tuple[str, ...] = ()
 
 
 def _frontend_sources(state: State, listener: Listener) -> tuple[Any, ...]:
@@ -125,8 +101,8 @@ def _frontend(
         "mode": listener.mode,
         "default_backend": backend,
     }
-    shows = (shown_frontend(listener.id, "OPEN", maxconn),)
-    return View({"frontend": values}, listener.id, (address, listener.protocol_port), shows)
+    live = (shape.Limit(listener.id, maxconn),)
+    return View({"frontend": values}, listener.id, (address, listener.protocol_port), live)
 
 
 def _backend_sources(state: State, pool: Pool) -> tuple[Any, ...]:
@@ -154,7 +130,7 @@ def _backend(
     by_cookie = pool.session_persistence is not None and (
         pool.session_persistence.type == "HTTP_COOKIE"
     )
-    ordered = [members[id] for id in sorted(members)]
+    servers = tuple(_server(pool, members[id], monitor, by_cookie) for id in sorted(members))
     values = {
         "name": pool.backend,
         "mode": pool.mode,
@@ -163,21 +139,9 @@ def _backend(
         "peers": PEERS if node.local_peer else None,
         "inserts_cookie": by_cookie,
         "check": monitor and _check(monitor),
-        "servers": [_server(member, monitor, by_cookie) for member in ordered],
+        "servers": [server.line for server in servers],
     }
-    shows = tuple(
-        shown_server(
-            pool.backend,
-            member.id,
-            member.address,
-            member.protocol_port,
-            member.weight,
-            f"{member.monitor_address or '-'} {member.monitor_port or 0}" if monitor else "",
-            not member.enabled,
-        )
-        for member in ordered
-    )
-    return View({"backend": values}, f"{pool.backend}/", shows=shows)
+    return View({"backend": values}, pool.backend, live=servers)
 
 
 def _stick(node: Node, pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
@@ -208,27 +172,29 @@ def _check(monitor: HealthMonitor) -> dict[str, Any]:
     }
 
 
-def _server(member: Member, monitor: HealthMonitor | None, by_cookie: bool) -> str:
-    """Return the words of a ``server`` line; many of them cost too much in a template."""
-    at = rules.endpoint(member.address, member.protocol_port)
-    words = f"{member.id} {at} weight {member.weight}"
-    if by_cookie:
-        words += f" cookie {member.id}"
+def _server(
+    pool: Pool, member: Member, monitor: HealthMonitor | None, by_cookie: bool
+) -> shape.Server:
+    """Return the ``server`` line of *member*; many of them cost too much in a template."""
+    words, check = f" cookie {member.id}" if by_cookie else "", ""
     if monitor is not None:
+        check = f"{member.monitor_address or '-'} {member.monitor_port or 0}"
         fall, rise = monitor.max_retries_down, monitor.max_retries
         words += f" check inter {monitor.delay}s fall {fall} rise {rise}"
         if monitor.type == "HTTPS":
             words += " check-ssl verify none"
-        if member.monitor_address is not None:
-            address = member.monitor_address
-            words += f" addr [{address}]" if ":" in address else f" addr {address}"
-        if member.monitor_port is not None:
-            words += f" port {member.monitor_port}"
-    if member.backup:
-        words += " backup"
-    if not member.enabled:
-        words += " disabled"
-    return words
+    return shape.Server(
+        pool.backend,
+        member.id,
+        member.address,
+        member.protocol_port,
+        member.weight,
+        "ready" if member.enabled else "maint",
+        check,
+        words,
+        backup=member.backup,
+        is_addable=not by_cookie,
+    )
 
 
 def _peers_sources(state: State, peer: Peer) -> tuple[Any, ...]:
@@ -253,7 +219,7 @@ def _peers(node: Node, peers: Mapping[str, Peer]) -> View | None:
 
 RECIPES: Mapping[str, Recipe] = {
     "listeners": Recipe(_frontend_sources, _frontend),
-    "pools": Recipe(_backend_sources, _backend),
+    "pools": Recipe(_backend_sources, _backend, inner=("members", "healthmonitors")),
     "peers": Recipe(_peers_sources, _peers, is_whole=True),
 }
 
@@ -263,6 +229,13 @@ class Renderer:
 
     def __init__(self, kinds: Kinds, templates: Templates, node: Node) -> None:
         self._kinds = [kind for kind in kinds if kind.fragment]
+        self._inner = {
+            name: kind
+            for kind in self._kinds
+            if (recipe := RECIPES.get(kind.name))
+            for name in recipe.inner
+        }
+        self._outer = [kind.name for kind in kinds if kind.name not in self._inner]
         self._templates = templates
         self._node = node
         self._kept: dict[str, tuple[tuple[Any, ...], Part | None]] = {}
@@ -273,9 +246,17 @@ class Renderer:
     ) -> Target:
         """Return the configuration of *state* without the fragments *leave_out*."""
         asked = (leave_out, local_peer)
-        if self._last is not None and self._last[0] is state and self._last[1] == asked:
-            return self._last[2]
+        last = self._last if self._last is not None and self._last[1] == asked else None
+        if last is not None and last[0] is state:
+            return last[2]
         node = replace(self._node, local_peer=local_peer)
+        target = self._changed(node, *last[::2], state) if last is not None else None
+        if target is None:
+            target = self._whole(node, state, leave_out)
+        self._last = (state, asked, target)
+        return target
+
+    def _whole(self, node: Node, state: State, leave_out: frozenset[str]) -> Target:
         parts: dict[str, Part] = {}
         for kind in self._kinds:
             for resource in state.table(kind.name).values():
@@ -285,9 +266,29 @@ class Renderer:
                     parts[name] = part
         if len(self._kept) > 2 * len(parts) + 64:
             self._kept = {name: self._kept[name] for name in parts}
-        target = self._target(node, dict(sorted(parts.items())))
-        self._last = (state, asked, target)
-        return target
+        return self._target(node, dict(sorted(parts.items())))
+
+    def _changed(self, node: Node, before: State, last: Target, state: State) -> Target | None:
+        """Return *last*, the target of *before*, with what is otherwise in *state*.
+
+        None when more has changed than what is in others.
+        """
+        if not state.shares(before, self._outer):
+            return None
+        parts, is_same = dict(last.parts), True
+        for inner, kind in self._inner.items():
+            for id in _differing(inner, before, state):
+                resource = state.table(kind.name).get(id)
+                name = fragment_name(kind, resource) if resource is not None else ""
+                if resource is not None and name in parts:
+                    part = self._part(kind, name, node, state, resource)
+                    assert part is not None  # it is shown or not for what it is itself
+                    is_same = is_same and part.shape == parts[name].shape
+                    parts[name] = part
+        if is_same:
+            return Target(parts, last.digest)
+        del parts[shape.GLOBAL]
+        return self._target(node, parts)
 
     def _part(
         self, kind: Kind, name: str, node: Node, state: State, resource: Resource
@@ -303,8 +304,16 @@ class Renderer:
         if view is not None:
             assert kind.fragment is not None
             content = MARK + self._templates.render(kind.fragment[1], view.values)
-            owner = view.owner or resource.ref
-            part = Part(content, owner, view.proxy, view.bind, view.shows, view.bind_at)
+            is_live = recipe is not None and not recipe.is_whole
+            part = Part(
+                content,
+                view.owner or resource.ref,
+                shape.of(content, is_live=is_live),
+                view.proxy,
+                view.bind,
+                view.live,
+                view.bind_at,
+            )
         self._kept[name] = ((node.local_peer, *sources), part)
         return part
 
@@ -316,7 +325,19 @@ class Renderer:
     def _global(self, node: Node, digest: str) -> Part:
         view = {"node": node, "digest": digest}
         content = MARK + self._templates.render("haproxy/global.cfg.j2", view)
-        return Part(content, Ref("node", "", node.node_name))
+        return Part(content, Ref("node", "", node.node_name), shape.of(content, is_live=False))
+
+
+def _differing(kind: str, before: State, after: State) -> Iterator[str]:
+    """Yield the parents, and the ids of what has none, of which *kind* is not the same."""
+    old, new = before.tables.get(kind, {}), after.tables.get(kind, {})
+    parents = [parent for parent, table in new.items() if old.get(parent) is not table]
+    for parent in [*parents, *(old.keys() - new.keys())]:
+        one, other = old.get(parent, {}), new.get(parent, {})
+        if parent:
+            yield parent
+        else:
+            yield from (id for id in one.keys() | other.keys() if one.get(id) is not other.get(id))
 
 
 def fragment_name(kind: Kind, resource: Resource) -> str:

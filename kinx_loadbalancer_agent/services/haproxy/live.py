@@ -1,0 +1,145 @@
+"""A running worker is told what changes, and shows that it has it.
+
+A server that still has clients cannot be deleted: it leaves, in maintenance, until they are gone
+or their time is over. This module must never decide what is wanted, nor touch a file.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from kinx_loadbalancer_agent.engine.ports import Claim, Part
+from kinx_loadbalancer_agent.errors import ApplyError, NotProven
+from kinx_loadbalancer_agent.services.haproxy import facts, shape
+from kinx_loadbalancer_agent.services.haproxy.runtime import Runtime, Shows, refusals
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline
+
+log = structlog.get_logger()
+
+CONDITION = "MembersGone"
+MAX_TENDED = 50
+
+Key = tuple[str, str]
+
+
+class Live:
+    """What the worker behind *runtime* is told; *drain_seconds* are given to clients."""
+
+    def __init__(self, runtime: Runtime, clock: Clock, drain_seconds: int) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._drain_seconds = drain_seconds
+        self._leaving: dict[Key, tuple[shape.Server, Deadline]] = {}
+        self._agreed: tuple[Mapping[str, Part], Shows] | None = None
+
+    def claim(self) -> Claim:
+        """Return which servers wait for their clients to go."""
+        if not self._leaving:
+            return Claim(CONDITION, "True", "None", "no deleted member has clients")
+        names = shape.summary("/".join(key) for key in self._leaving)
+        longest = max(limit.remaining() for _, limit in self._leaving.values())
+        message = f"deleted, and not gone while clients are connected: {names}"
+        return Claim(CONDITION, "False", "Leaving", f"{message}; {longest:.0f} s at most")
+
+    def forget(self) -> None:
+        """There is a new worker, which has no server that leaves."""
+        self._leaving.clear()
+
+    def difference(self, before: Iterable[Part], wanted: Iterable[Part]) -> shape.Difference:
+        """Return how a worker that has *before* is told to have *wanted*."""
+        aims = [one for part in wanted for one in part.live]
+        back = [self._leaving[one.key][0] for one in aims if one.key in self._leaving]
+        has = [one for part in before for one in part.live]
+        return shape.difference([*has, *back], aims)
+
+    def drift(
+        self, wanted: Mapping[str, Part], shows: Shows
+    ) -> tuple[shape.Difference, str, tuple[str, ...]]:
+        """Return how a worker that *shows* other than *wanted* is told, in words, and the parts."""
+        if self._agreed is not None and self._agreed[0] is wanted and self._agreed[1] == shows:
+            return shape.Difference(), "", ()
+        names = {part.proxy: name for name, part in wanted.items() if part.proxy}
+        aims = {one.key: one for part in wanted.values() for one in part.live}
+        has: dict[Key, shape.Live] = {one.key: one for one in shows.frontends}
+        for server in (facts.server(row, shows.limits) for row in shows.servers):
+            has[server.key] = _known(server, aims.get(server.key))
+        has = {key: one for key, one in has.items() if key[0] in names}
+        for key in self._leaving.keys() - aims.keys():
+            if (left := has.get(key)) and isinstance(left, shape.Server) and left.mode == "maint":
+                del has[key]
+        other = [key for key in aims.keys() | has.keys() if aims.get(key) != has.get(key)]
+        self._agreed = None if other else (wanted, shows)
+        words = [f"HAProxy shows {has[key]}" for key in other if key in has]
+        words += [f"HAProxy lacks {aims[key]}" for key in other if key in aims]
+        difference = shape.difference(
+            [has[key] for key in other if key in has], [aims[key] for key in other if key in aims]
+        )
+        return difference, shape.summary(words), tuple({names[key[0]] for key in other})
+
+    def tell(
+        self,
+        commands: Iterable[str],
+        before: Iterable[Part],
+        wanted: Iterable[Part],
+        deadline: Deadline,
+    ) -> str:
+        """Carry out *commands*, see that what they are about is as *wanted*; return ``show info``.
+
+        Raises NotProven, with HAProxy's words, when it is not; some of it may be done then.
+        """
+        aims: dict[Key, shape.Live] = {}
+        questions = ["show info"]
+        for part in wanted:
+            aims |= {one.key: one for one in part.live}
+            is_frontend = any(isinstance(one, shape.Limit) for one in part.live)
+            asked = f"show stat {part.proxy} 1 -1"
+            questions.append(asked if is_frontend else f"show servers state {part.proxy}")
+        said = self._runtime.tell([*commands], questions, deadline)
+        has: dict[Key, shape.Live] = {one.key: one for one in facts.frontends(said)}
+        has |= {one.key: one for row in facts.servers(said) if (one := facts.server(row, {}))}
+        for key, aim in aims.items():
+            shown = has.pop(key, None)
+            if shown is None or str(shown) != str(aim):
+                words = "; ".join(refusals(said)) or f"HAProxy shows {shown}, not {aim}"
+                raise NotProven(f"the running process does not take it: {words}")
+            self._leaving.pop(key, None)
+        gone = {one.key: one for part in before for one in part.live}
+        for key, left in has.items():
+            if isinstance(left, shape.Limit) or left.mode != "maint":
+                raise NotProven(f"the running process does not take it: HAProxy shows {left}")
+            if key not in self._leaving:
+                known = replace(gone.get(key, left), mode="maint")
+                self._leaving[key] = (known, Deadline.after(self._clock, self._drain_seconds))
+                log.info("server leaves", server="/".join(key), seconds=self._drain_seconds)
+        return said
+
+    def tend(self, deadline: Deadline) -> None:
+        """Delete the servers that have no clients any more, or had them for too long."""
+        some = list(self._leaving.items())[:MAX_TENDED]
+        if not some:
+            return
+        commands = []
+        for (backend, name), (_, limit) in some:
+            if limit.has_passed:
+                commands.append(f"shutdown sessions server {backend}/{name}")
+            commands.append(f"del server {backend}/{name}")
+        questions = [f"show servers state {backend}" for backend in {key[0] for key, _ in some}]
+        try:
+            said = self._runtime.tell(commands, questions, deadline)
+        except ApplyError as error:  # the next look says what is the matter
+            log.debug("servers not tended", error=str(error))
+            return
+        present = {(row[0], row[1]) for row in facts.servers(said)}
+        for key, kept in some:
+            del self._leaving[key]
+            if key in present:
+                self._leaving[key] = kept  # at the end: the others have their turn first
+
+
+def _known(server: shape.Server, aim: shape.Live | None) -> shape.Server:
+    """Return *server* with what a worker does not show of it, which is as it was given."""
+    if not isinstance(aim, shape.Server):
+        return server
+    known = replace(server, words=aim.words, backup=aim.backup, is_addable=aim.is_addable)
+    return aim if known == aim else known
