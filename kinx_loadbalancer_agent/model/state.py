@@ -71,9 +71,28 @@ class State:
         parents = {**self.tables.get(ref.kind, {}), ref.parent: table}
         if not table:
             del parents[ref.parent]
-        kept = {
-            key: index
-            for key, index in self._indexes.copy().items()
-            if key[0] != ref.kind or key[1] not in ("", ref.parent)
-        }
+        kept = {}
+        for key, index in self._indexes.copy().items():
+            if key[0] != ref.kind or key[1] not in ("", ref.parent):
+                kept[key] = index
+            elif ref.parent and key[1] == ref.parent:
+                kept[key] = _indexed(index, key[2], self.get(ref), table.get(ref.id))
         return State({**self.tables, ref.kind: parents}, kept)
+
+
+def _indexed(
+    index: Mapping[Hashable, tuple[Resource, ...]],
+    name: str,
+    before: Resource | None,
+    after: Resource | None,
+) -> Mapping[Hashable, tuple[Resource, ...]]:
+    """Return *index*, by the attribute *name*, with *after* in the place of *before*."""
+    found = dict(index)
+    if before is not None:
+        value = getattr(before, name)
+        found[value] = tuple(one for one in found.get(value, ()) if one is not before)
+        if not found[value]:
+            del found[value]
+    if after is not None:
+        found[getattr(after, name)] = (*found.get(getattr(after, name), ()), after)
+    return found

@@ -148,10 +148,10 @@ def protect(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
-def signature(path: Path) -> Signature | None:
+def signature(path: Path | str) -> Signature | None:
     """Return what changes when somebody edits *path*; None when there is no file."""
     try:
-        found = path.stat(follow_symlinks=False)
+        found = os.lstat(path)
     except FileNotFoundError:
         return None
     return (found.st_ino, found.st_mtime_ns, found.st_size)

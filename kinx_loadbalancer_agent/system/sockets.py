@@ -136,4 +136,4 @@ def held_by(pid: int) -> frozenset[Endpoint]:
 
 def _address(digits: str) -> str:
     words = [bytes.fromhex(digits[at : at + 8])[::-1] for at in range(0, len(digits), 8)]
-    return str(IPAddress(int.from_bytes(b"".join(words), "big"), 4 if len(words) == 1 else 6))
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b"".join(words))

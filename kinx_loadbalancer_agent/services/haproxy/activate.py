@@ -196,16 +196,17 @@ class Processes:
         Only of servers that stay as they are: what HAProxy reads there overrides the configuration.
         """
         lines = []
+        wanted = {
+            (one.backend, one.name): one
+            for part in target.parts.values()
+            for one in part.live
+            if isinstance(one, shape.Server) and one.check and one.mode == "ready"
+        }
         with suppress(Unreachable, TimedOut):
-            text = self._runtime.ask("show servers state", deadline.remaining(PATIENCE_SECONDS))
-            wanted = {
-                (one.backend, one.name): str(one)
-                for part in target.parts.values()
-                for one in part.live
-                if isinstance(one, shape.Server) and one.check and one.mode == "ready"
-            }
+            patience = deadline.remaining(PATIENCE_SECONDS)
+            text = self._runtime.ask("show servers state", patience) if wanted else ""
             for row, line in facts.down(text):
-                if wanted.get(row[:2]) == str(facts.server(row, {})):
+                if str(wanted.get(row[:2])) == str(facts.server(row, {})):
                     lines.append(line)
         content = NO_STATE + "".join(f"{line}\n" for line in lines).encode()
         files.write(self._settings.state_file, content, mode=STATE_MODE)

@@ -28,7 +28,7 @@ class ConfD:
         self._path = path
         self._mark = mark
         self._slots = (path.with_name(f"{path.name}.a"), path.with_name(f"{path.name}.b"))
-        self._known: dict[Path, tuple[files.Signature, bytes]] = {}
+        self._known: dict[str, tuple[files.Signature, bytes]] = {}
 
     @property
     def current(self) -> Path | None:
@@ -48,12 +48,12 @@ class ConfD:
         """Return the fragments that HAProxy would load now; only what was touched is read."""
         if not self._path.is_dir():
             return {}
-        found, directory = {}, self._path.resolve()
+        found, directory = {}, str(self._path.resolve())
         with os.scandir(directory) as entries:
             for entry in entries:
                 name = entry.name
                 if name.endswith(".cfg") and not name.startswith(".") and not entry.is_dir():
-                    found[name] = self._content(directory / name)
+                    found[name] = self._content(f"{directory}/{name}")
         return found
 
     def stage(self, parts: Mapping[str, Part]) -> Path:
@@ -63,20 +63,21 @@ class ConfD:
         """
         idle, current = self.idle, self.current
         files.make_directory(idle, DIRECTORY_MODE)
-        present = {file.name for file in idle.iterdir() if file.is_symlink() or file.is_file()}
+        with os.scandir(idle) as entries:
+            present = {entry.name for entry in entries if entry.is_symlink() or entry.is_file()}
         for name in present - parts.keys():
             files.remove(idle / name)
-            self._known.pop(idle / name, None)
+            self._known.pop(f"{idle}/{name}", None)
         for name, part in parts.items():
-            if name in present and self._holds(idle / name, part.content):
+            file = f"{idle}/{name}"
+            if name in present and self._holds(file, part.content):
                 continue
-            if current is not None and self._holds(current / name, part.content):
-                files.remove(idle / name)
-                files.link(current / name, idle / name)
+            files.remove(Path(file))
+            if current is not None and self._holds(f"{current}/{name}", part.content):
+                files.link(current / name, Path(file))
             else:
-                files.remove(idle / name)
-                files.write(idle / name, part.content, mode=MODE)
-            self._remember(idle / name, part.content)
+                files.write(Path(file), part.content, mode=MODE)
+            self._remember(file, part.content)
         return idle
 
     def rewrite(self, parts: Mapping[str, Part]) -> Callable[[], None]:
@@ -85,15 +86,15 @@ class ConfD:
         if current is None:
             raise FileNotFoundError(errno.ENOENT, "no configuration is there", str(self._path))
         before = {
-            name: self._content(current / name)
+            name: self._content(f"{current}/{name}")
             for name, part in parts.items()
-            if not self._holds(current / name, part.content)
+            if not self._holds(f"{current}/{name}", part.content)
         }
 
         def write(contents: Mapping[str, bytes]) -> None:
             for name, content in contents.items():
                 files.write(current / name, content, mode=MODE)
-                self._remember(current / name, content)
+                self._remember(f"{current}/{name}", content)
 
         try:
             write({name: parts[name].content for name in before})
@@ -138,41 +139,41 @@ class ConfD:
             return ()
         aside = self._path.with_name(f"{self._path.name}.foreign")
         with os.scandir(current) as entries:
-            names = [entry.name for entry in entries]
-        foreign = tuple(name for name in sorted(names) if not self._is_ours(current / name, ours))
+            foreign = sorted(entry.name for entry in entries if not self._is_ours(entry, ours))
         for name in foreign:
             files.make_directory(aside, DIRECTORY_MODE)
             files.put_aside(current / name, aside / name)
-        return foreign
+        return tuple(foreign)
 
-    def _is_ours(self, file: Path, ours: Collection[str] | None) -> bool:
-        if file.name.startswith("."):  # HAProxy passes it over, and so do we
+    def _is_ours(self, entry: os.DirEntry[str], ours: Collection[str] | None) -> bool:
+        name = entry.name
+        if name.startswith("."):  # HAProxy passes it over, and so do we
             return True
-        if file.is_dir() or file.suffix != ".cfg" or (ours is not None and file.name not in ours):
+        if entry.is_dir() or not name.endswith(".cfg") or (ours is not None and name not in ours):
             return False
-        return self._content(file).startswith(self._mark)
+        return self._content(entry.path).startswith(self._mark)
 
-    def _holds(self, file: Path, content: bytes) -> bool:
+    def _holds(self, file: str, content: bytes) -> bool:
         """True when *file* is, untouched, what was written or read as *content*."""
         known = self._known.get(file)
         if known is None:
             return files.signature(file) is not None and self._content(file) == content
         return known[1] == content and known[0] == files.signature(file)
 
-    def _content(self, file: Path) -> bytes:
+    def _content(self, file: str) -> bytes:
         signature = files.signature(file)
         known = self._known.get(file)
         if known is not None and known[0] == signature:
             return known[1]
         try:
-            content = file.read_bytes()
+            content = Path(file).read_bytes()
         except (FileNotFoundError, IsADirectoryError):  # a link to nothing; somebody's directory
             content = b""
         if signature is not None:
             self._known[file] = (signature, content)
         return content
 
-    def _remember(self, file: Path, content: bytes) -> None:
+    def _remember(self, file: str, content: bytes) -> None:
         signature = files.signature(file)
         if signature is not None:
             self._known[file] = (signature, content)

@@ -31,7 +31,7 @@ class Live:
         self._clock = clock
         self._drain_seconds = drain_seconds
         self._leaving: dict[Key, tuple[shape.Server, Deadline]] = {}
-        self._agreed: tuple[Mapping[str, Part], Shows] | None = None
+        self._agreed: tuple[Mapping[str, Part], int] | None = None
 
     def claim(self) -> Claim:
         """Return which servers wait for their clients to go."""
@@ -57,7 +57,8 @@ class Live:
         self, wanted: Mapping[str, Part], shows: Shows
     ) -> tuple[shape.Difference, str, tuple[str, ...]]:
         """Return how a worker that *shows* other than *wanted* is told, in words, and the parts."""
-        if self._agreed is not None and self._agreed[0] is wanted and self._agreed[1] == shows:
+        digest = hash(shows)
+        if self._agreed is not None and self._agreed[0] is wanted and self._agreed[1] == digest:
             return shape.Difference(), "", ()
         names = {part.proxy: name for name, part in wanted.items() if part.proxy}
         aims = {one.key: one for part in wanted.values() for one in part.live}
@@ -69,7 +70,7 @@ class Live:
             if (left := has.get(key)) and isinstance(left, shape.Server) and left.mode == "maint":
                 del has[key]
         other = [key for key in aims.keys() | has.keys() if aims.get(key) != has.get(key)]
-        self._agreed = None if other else (wanted, shows)
+        self._agreed = None if other else (wanted, digest)
         words = [f"HAProxy shows {has[key]}" for key in other if key in has]
         words += [f"HAProxy lacks {aims[key]}" for key in other if key in aims]
         difference = shape.difference(
@@ -88,6 +89,7 @@ class Live:
 
         Raises NotProven, with HAProxy's words, when it is not; some of it may be done then.
         """
+        old = {one.key: one for part in before for one in part.live}
         aims: dict[Key, shape.Live] = {}
         questions = ["show info"]
         for part in wanted:
@@ -96,22 +98,24 @@ class Live:
             asked = f"show stat {part.proxy} 1 -1"
             questions.append(asked if is_frontend else f"show servers state {part.proxy}")
         said = self._runtime.tell([*commands], questions, deadline)
-        has: dict[Key, shape.Live] = {one.key: one for one in facts.frontends(said)}
-        has |= {one.key: one for row in facts.servers(said) if (one := facts.server(row, {}))}
-        for key, aim in aims.items():
-            shown = has.pop(key, None)
-            if shown is None or str(shown) != str(aim):
-                words = "; ".join(refusals(said)) or f"HAProxy shows {shown}, not {aim}"
+        rows = {(row[0], row[1]): row for row in facts.servers(said)}
+        frontends = {one.key: one for one in facts.frontends(said)}
+        for key in [key for key, aim in aims.items() if old.get(key) != aim]:
+            row = rows.get(key)
+            shown = facts.server(row, {}) if row else frontends.get(key)
+            if str(shown) != str(aims[key]):
+                words = "; ".join(refusals(said)) or f"HAProxy shows {shown}, not {aims[key]}"
                 raise NotProven(f"the running process does not take it: {words}")
             self._leaving.pop(key, None)
-        gone = {one.key: one for part in before for one in part.live}
-        for key, left in has.items():
-            if isinstance(left, shape.Limit) or left.mode != "maint":
+        for key in rows.keys() - aims.keys() - self._leaving.keys():
+            left = facts.server(rows[key], {})
+            if left.mode != "maint":
                 raise NotProven(f"the running process does not take it: HAProxy shows {left}")
-            if key not in self._leaving:
-                known = replace(gone.get(key, left), mode="maint")
-                self._leaving[key] = (known, Deadline.after(self._clock, self._drain_seconds))
-                log.info("server leaves", server="/".join(key), seconds=self._drain_seconds)
+            known = old.get(key, left)
+            assert isinstance(known, shape.Server)
+            limit = Deadline.after(self._clock, self._drain_seconds)
+            self._leaving[key] = (replace(known, mode="maint"), limit)
+            log.info("server leaves", server="/".join(key), seconds=self._drain_seconds)
         return said
 
     def tend(self, deadline: Deadline) -> None:

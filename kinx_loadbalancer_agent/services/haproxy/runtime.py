@@ -1,7 +1,7 @@
 """The Runtime API: what a worker is told and says of itself, over the agent's own socket."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,12 @@ LIMITS_AT_ONCE = 100
 class Shows:
     """What a worker has of that which it can be told; limits of servers, as far as looked at."""
 
-    servers: Sequence[facts.Row]
-    frontends: Sequence[shape.Limit]
-    limits: dict[tuple[str, str], int]
+    servers: tuple[facts.Row, ...]
+    frontends: tuple[shape.Limit, ...]
+    limits: Mapping[tuple[str, str], int]
+
+    def __hash__(self) -> int:
+        return hash((self.servers, self.frontends, tuple(sorted(self.limits.items()))))
 
 
 class Runtime:
@@ -68,9 +71,8 @@ class Runtime:
         for batch in _batches([f"show stat {name} 4 -1" for name in some]):
             limits |= facts.limited(self.ask(batch, timeout_seconds))
         frontends = facts.frontends(self.ask(FRONTENDS, timeout_seconds))
-        return Shows(
-            facts.servers(self.ask("show servers state", timeout_seconds)), frontends, limits
-        )
+        servers = facts.servers(self.ask("show servers state", timeout_seconds))
+        return Shows(tuple(servers), tuple(frontends), limits)
 
     def statistics(self, timeout_seconds: float) -> dict[tuple[str, str], facts.Shown]:
         """Return what the worker shows of frontends, backends and servers."""

@@ -8,7 +8,7 @@ commands, or the reason why only a reload will do.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kinx_loadbalancer_agent.engine.ports import Part
 
@@ -27,6 +27,7 @@ class Server:
     words, backup: the rest of the line, which no command sets: only a new server has others.
     is_addable: a running process can get it (2.6 refuses the word ``cookie`` there).
     limit: of its connections, which somebody has set; 0 is none.
+    line: what follows the word ``server`` in the configuration.
     """
 
     backend: str
@@ -40,18 +41,17 @@ class Server:
     backup: bool = False
     is_addable: bool = True
     limit: int = 0
+    line: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        disabled = " disabled" if self.mode == "maint" else ""
+        object.__setattr__(self, "line", f"{self.name} {self.given}{disabled}")
 
     @property
     def at(self) -> str:
         """The address and port as the configuration has them."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.port}"
-
-    @property
-    def line(self) -> str:
-        """What follows the word ``server`` in the configuration."""
-        disabled = " disabled" if self.mode == "maint" else ""
-        return f"{self.name} {self.given}{disabled}"
 
     @property
     def given(self) -> str:

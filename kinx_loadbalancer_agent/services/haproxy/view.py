@@ -28,6 +28,8 @@ from kinx_loadbalancer_agent.settings import HaproxySettings
 
 BALANCE = {"ROUND_ROBIN": "roundrobin", "LEAST_CONNECTIONS": "leastconn", "SOURCE_IP": "source"}
 PEERS = "kinx_loadbalancer_peers"
+Kept = tuple[tuple[Any, ...], Part | None]
+"""What was rendered from which sources."""
 MARK = b"# kinx_loadbalancer_agent writes this file; edits are undone.\n"
 
 
@@ -65,7 +67,8 @@ class Recipe:
     """How a kind becomes a fragment: what its view is made from, and how.
 
     sources: everything the view depends on, the node aside.
-    view: the view of those sources; None when nothing is rendered.
+    view: the view of those sources; None when nothing is rendered. With *inner* it is told what was
+    rendered before, to keep of it what is the same.
     is_whole: one fragment shows all resources of the kind.
     inner: kinds of what is in a resource, or shares its id: seen in its fragment and nowhere else.
     """
@@ -122,15 +125,20 @@ def _backend(
     monitor: HealthMonitor | None,
     members: Mapping[str, Member],
     is_ipv6: bool,
+    *,
+    before: Kept | None = None,
 ) -> View | None:
     if not pool.enabled:
         return None
+    same = _same(before, pool, monitor, members)
     if monitor is not None and not monitor.enabled:
         monitor = None
     by_cookie = pool.session_persistence is not None and (
         pool.session_persistence.type == "HTTP_COOKIE"
     )
-    servers = tuple(_server(pool, members[id], monitor, by_cookie) for id in sorted(members))
+    servers = tuple(
+        same.get(id) or _server(pool, members[id], monitor, by_cookie) for id in sorted(members)
+    )
     values = {
         "name": pool.backend,
         "mode": pool.mode,
@@ -142,6 +150,16 @@ def _backend(
         "servers": [server.line for server in servers],
     }
     return View({"backend": values}, pool.backend, live=servers)
+
+
+def _same(
+    before: Kept | None, pool: Pool, monitor: HealthMonitor | None, members: Mapping[str, Member]
+) -> dict[str, shape.Server]:
+    """Return the servers of *before*, by name, that are made from the very same objects."""
+    if before is None or before[1] is None or before[0][1] is not pool:
+        return {}
+    old = before[0][3] if before[0][2] is monitor else {}
+    return {one.name: one for one in before[1].live if old.get(one.name) is members.get(one.name)}
 
 
 def _stick(node: Node, pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
@@ -238,7 +256,7 @@ class Renderer:
         self._outer = [kind.name for kind in kinds if kind.name not in self._inner]
         self._templates = templates
         self._node = node
-        self._kept: dict[str, tuple[tuple[Any, ...], Part | None]] = {}
+        self._kept: dict[str, Kept] = {}
         self._last: tuple[State, tuple[frozenset[str], str], Target] | None = None
 
     def render(
@@ -299,7 +317,8 @@ class Renderer:
         # Tuples compare by identity before they compare by value.
         if kept is not None and kept[0] == (node.local_peer, *sources):
             return kept[1]
-        view = recipe.view(node, *sources) if recipe else View({"resource": resource})
+        known = {"before": kept} if recipe and recipe.inner else {}
+        view = recipe.view(node, *sources, **known) if recipe else View({"resource": resource})
         part = None
         if view is not None:
             assert kind.fragment is not None
