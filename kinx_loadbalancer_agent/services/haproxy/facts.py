@@ -13,6 +13,7 @@ DOWN = "0"  # srv_op_state
 RESYNCED = 0x3  # flags of a peers section: local and remote resynchronization are over
 LIMITS = ("Maxconn", "ConnRateLimit", "SessRateLimit", "SslRateLimit")
 MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+) \[failed: (?P<failed>\d+)\]")
+FIELD = re.compile(r"^(Pid|Version|description|\w*Maxconn|\w+RateLimit): (.*)$", re.MULTILINE)
 WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
 
 
@@ -55,7 +56,7 @@ class Master:
 
 def worker(text: str) -> Worker | None:
     """Return what ``show info`` says; None when *text* is something else."""
-    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    fields = dict(FIELD.findall(text))
     if not fields.get("Pid", "").isdigit():
         return None
     limits = " ".join(f"{name} {fields.get(name, '')}" for name in LIMITS)

@@ -99,7 +99,8 @@ class Live:
             questions.append(asked if is_frontend else f"show servers state {part.proxy}")
         said = self._runtime.tell([*commands], questions, deadline)
         rows = {(row[0], row[1]): row for row in facts.servers(said)}
-        frontends = {one.key: one for one in facts.frontends(said)}
+        is_limited = any(isinstance(aim, shape.Limit) for aim in aims.values())
+        frontends = {one.key: one for one in facts.frontends(said)} if is_limited else {}
         for key in [key for key, aim in aims.items() if old.get(key) != aim]:
             row = rows.get(key)
             shown = facts.server(row, {}) if row else frontends.get(key)
