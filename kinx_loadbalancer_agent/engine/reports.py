@@ -63,7 +63,9 @@ class Reports:
     def digests(self) -> dict[str, Any]:
         """Return digests: of what all nodes share, and of what each service is asked for."""
         state = self.engine.state
-        found = {"haproxy": self.proxy.render(state).digest}
+        parts = sorted(self.proxy.render(state).parts.items())
+        content = b"".join(part.content for _, part in parts)
+        found = {"haproxy": hashlib.sha256(content).hexdigest()}
         for service in self.services:
             found[service.name] = hashlib.sha256(service.render(state)).hexdigest()
         return {"state_digest": export.digest(state, self.kinds), "digests": found}

@@ -222,12 +222,14 @@ def test_the_clients_of_a_deleted_member_may_stay_for_a_while(machine: Machine, 
         stays = chat.say(b"still there")
         wait_until(lambda: machine.condition("MembersGone")["status"] == "False", 3)
         leaving = machine.condition("MembersGone")["message"]
+        shown = machine.get("/api/status").json["objects"]["members"]
         wait_until(chat.is_cut, DRAIN_SECONDS + 3)
         wait_until(lambda: names(machine) == set(), 3)
         wait_until(lambda: machine.condition("MembersGone")["status"] == "True", 3)
 
     assert stays == b"still there"
     assert "backend-li/m" in leaving
+    assert shown["po/m"]["operating_status"] == "DRAINING"
     assert machine.get("/api/status").json["drift"]["found"] == 0
 
 

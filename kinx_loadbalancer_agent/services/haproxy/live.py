@@ -33,6 +33,11 @@ class Live:
         self._leaving: dict[Key, tuple[shape.Server, Deadline]] = {}
         self._agreed: tuple[Mapping[str, Part], int] | None = None
 
+    @property
+    def leaving(self) -> tuple[Key, ...]:
+        """The servers that wait for their clients to go, by backend and name."""
+        return tuple(self._leaving)
+
     def claim(self) -> Claim:
         """Return which servers wait for their clients to go."""
         if not self._leaving:

@@ -56,6 +56,16 @@ def statuses(
     return found
 
 
+def leaving(state: State, servers: Iterable[tuple[str, str]]) -> dict[Ref, Operating]:
+    """Return the status of deleted members that have clients yet: *servers* by backend and name."""
+    status = Operating("DRAINING", "it is deleted; clients are connected yet")
+    return {
+        Ref("members", pool.ref.id, name): status
+        for backend, name in servers
+        for pool in state.having("pools", "backend", backend)
+    }
+
+
 def _member(pool: Pool, member: Member, row: Shown | None, why: str, is_checked: bool) -> Operating:
     if not member.enabled or not pool.enabled:
         whose = "it" if not member.enabled else f"pool {pool.id}"

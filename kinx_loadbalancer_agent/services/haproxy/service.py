@@ -174,7 +174,8 @@ class Haproxy:
             absent = str(error)
             if self._shown is not None and not self._shown[1].has_passed:
                 return operating.statuses(state, self._shown[0], "")
-        return operating.statuses(state, None if absent else shown, absent)
+        found = operating.statuses(state, None if absent else shown, absent)
+        return operating.leaving(state, self._told.leaving) | found
 
     def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
         """Return what *owner* carried so far, by all processes of HAProxy there were."""

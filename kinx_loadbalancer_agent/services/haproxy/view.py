@@ -4,6 +4,7 @@ A view is made again only when one of its sources is another object than before,
 one member computes and renders one backend.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -256,13 +257,18 @@ class Renderer:
         self._outer = [kind.name for kind in kinds if kind.name not in self._inner]
         self._templates = templates
         self._node = node
+        self._lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
         self._last: tuple[State, tuple[frozenset[str], str], Target] | None = None
 
     def render(
         self, state: State, leave_out: frozenset[str] = frozenset(), local_peer: str = ""
     ) -> Target:
-        """Return the configuration of *state* without the fragments *leave_out*."""
+        """Return the configuration of *state* without the fragments *leave_out*. Any thread may."""
+        with self._lock:
+            return self._render(state, leave_out, local_peer)
+
+    def _render(self, state: State, leave_out: frozenset[str], local_peer: str) -> Target:
         asked = (leave_out, local_peer)
         last = self._last if self._last is not None and self._last[1] == asked else None
         if last is not None and last[0] is state:
