@@ -10,6 +10,7 @@ from types import MappingProxyType
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
 
 Table = Mapping[str, Resource]
+Index = Mapping[Hashable, tuple[Resource, ...]]
 NOTHING: Table = MappingProxyType({})
 
 
@@ -22,9 +23,10 @@ class State:
     """
 
     tables: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
-    _indexes: dict[tuple[str, str, str], Mapping[Hashable, tuple[Resource, ...]]] = field(
+    _indexes: dict[str, dict[str, dict[str, Index]]] = field(
         default_factory=dict, compare=False, repr=False
     )
+    """By kind, parent and attribute; states share them as they share tables."""
 
     def table(self, kind: str, parent: str = "") -> Table:
         """Return the resources of *kind* under *parent*, by id."""
@@ -48,13 +50,14 @@ class State:
         self, kind: str, name: str, value: Hashable, parent: str = ""
     ) -> tuple[Resource, ...]:
         """Return the resources of *kind*, or those under *parent*, whose *name* is *value*."""
-        index = self._indexes.get((kind, parent, name))
+        indexes = self._indexes.setdefault(kind, {}).setdefault(parent, {})
+        index = indexes.get(name)
         if index is None:
             found: dict[Hashable, list[Resource]] = {}
             for resource in self.table(kind, parent).values() if parent else self.all(kind):
                 found.setdefault(getattr(resource, name), []).append(resource)
             index = {key: tuple(resources) for key, resources in found.items()}
-            self._indexes[kind, parent, name] = index
+            indexes[name] = index
         return index.get(value, ())
 
     def including(self, resource: Resource) -> "State":
@@ -71,21 +74,18 @@ class State:
         parents = {**self.tables.get(ref.kind, {}), ref.parent: table}
         if not table:
             del parents[ref.parent]
-        kept = {}
-        for key, index in self._indexes.copy().items():
-            if key[0] != ref.kind or key[1] not in ("", ref.parent):
-                kept[key] = index
-            elif ref.parent and key[1] == ref.parent:
-                kept[key] = _indexed(index, key[2], self.get(ref), table.get(ref.id))
+        indexes = self._indexes.get(ref.kind, {}).copy()
+        indexes.pop("", None)
+        if old := indexes.pop(ref.parent, None):
+            change = (self.get(ref), table.get(ref.id))
+            indexes[ref.parent] = {
+                name: _indexed(index, name, *change) for name, index in old.copy().items()
+            }
+        kept = {**self._indexes, ref.kind: indexes}
         return State({**self.tables, ref.kind: parents}, kept)
 
 
-def _indexed(
-    index: Mapping[Hashable, tuple[Resource, ...]],
-    name: str,
-    before: Resource | None,
-    after: Resource | None,
-) -> Mapping[Hashable, tuple[Resource, ...]]:
+def _indexed(index: Index, name: str, before: Resource | None, after: Resource | None) -> Index:
     """Return *index*, by the attribute *name*, with *after* in the place of *before*."""
     found = dict(index)
     if before is not None:

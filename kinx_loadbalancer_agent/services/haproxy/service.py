@@ -214,7 +214,7 @@ class Haproxy:
         else:
             assert self._live is not None
             before, after = self._live.parts, target.parts
-            other = [name for name, part in after.items() if before[name] is not part]
+            other = shape.others(before, after)
             concerns = tuple(name for name in other if before[name] != after[name])
             difference = self._told.difference(
                 (before[name] for name in concerns), (after[name] for name in concerns)

@@ -9,6 +9,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import is_not
 
 from kinx_loadbalancer_agent.engine.ports import Part
 
@@ -216,6 +218,12 @@ def _told(was: Live, one: Live) -> list[str] | None:
     if was.mode != one.mode:
         commands.append(f"set server {name} state {one.mode}")
     return commands
+
+
+def others(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Return the keys of which *old* and *new* have not the very same object; quick for many."""
+    found = compress(new, map(is_not, map(old.get, new), new.values()))
+    return [*found, *(old.keys() - new.keys())]
 
 
 # --- in words -----------------------------------------------------------------------------------

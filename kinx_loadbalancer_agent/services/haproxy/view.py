@@ -356,13 +356,12 @@ class Renderer:
 def _differing(kind: str, before: State, after: State) -> Iterator[str]:
     """Yield the parents, and the ids of what has none, of which *kind* is not the same."""
     old, new = before.tables.get(kind, {}), after.tables.get(kind, {})
-    parents = [parent for parent, table in new.items() if old.get(parent) is not table]
-    for parent in [*parents, *(old.keys() - new.keys())]:
+    for parent in shape.others(old, new) if old is not new else ():
         one, other = old.get(parent, {}), new.get(parent, {})
         if parent:
             yield parent
         else:
-            yield from (id for id in one.keys() | other.keys() if one.get(id) is not other.get(id))
+            yield from shape.others(one, other)
 
 
 def fragment_name(kind: Kind, resource: Resource) -> str:
