@@ -130,6 +130,18 @@ def test_a_checked_member_serves_at_once_and_is_checked(machine: Machine, port: 
         wait_until(lambda: machine.split(port, 4) == {"one": 2, "two": 2}, 5)
 
 
+def test_a_monitor_is_switched_off_and_on_without_a_reload(machine: Machine, port: int) -> None:
+    own = {"pool_id": "po", "type": "TCP", "delay": 1, "timeout": 1, "max_retries": 1}
+    assert machine.post(f"{API}/healthmonitors", own | {"max_retries_down": 1}).status == 201
+    told(machine.put(f"{MEMBERS}/two", {"monitor_port": free_port()}))
+    wait_until(lambda: machine.split(port, 4) == {"one": 4}, 5)
+    with unchanged(machine):
+        told(machine.put(f"{API}/healthmonitors/po", {"enabled": False}))
+        assert machine.split(port, 4) == {"one": 2, "two": 2}
+        told(machine.put(f"{API}/healthmonitors/po", {"enabled": True}))
+        wait_until(lambda: machine.split(port, 4) == {"one": 4}, 5)
+
+
 def test_a_member_of_a_pool_with_cookies_comes_by_a_reload_and_changes_without(
     machine: Machine, port: int
 ) -> None:

@@ -120,12 +120,16 @@ def test_what_others_did_to_a_server_is_undone() -> None:
     checked = server(check="- 0")
 
     assert told([server(check="")], [checked]) == ("enable health backend-a/one",)
+    assert told([checked], [server(check="")]) == (
+        "disable health backend-a/one",
+        "set server backend-a/one health up",
+    )
     assert told([server(limit=7)], [server()]) == ("set maxconn server backend-a/one 0",)
 
 
 def test_a_server_comes_with_all_it_has() -> None:
     checked = server(
-        "new", address="::1", mode="maint", check="192.0.2.7 99", words=" check inter 3s"
+        "new", address="::1", mode="maint", check="192.0.2.7 99", checks=" check inter 3s"
     )
 
     assert told([], [server("new")]) == (

@@ -151,5 +151,11 @@ def _known(server: shape.Server, aim: shape.Live | None) -> shape.Server:
     """Return *server* with what a worker does not show of it, which is as it was given."""
     if not isinstance(aim, shape.Server):
         return server
-    known = replace(server, words=aim.words, backup=aim.backup, is_addable=aim.is_addable)
+    known = replace(
+        server,
+        checks=aim.checks,
+        words=aim.words,
+        backup=aim.backup,
+        is_addable=aim.is_addable,
+    )
     return aim if known == aim else known

@@ -26,7 +26,8 @@ class Server:
 
     mode: ready or maint; of a running process also drain.
     check: the address and port that are checked, as HAProxy shows them; '' when nothing is.
-    words, backup: the rest of the line, which no command sets: only a new server has others.
+    checks: how it is checked when it is; words, backup: the rest of the line. No command sets them:
+    only a new server has others.
     is_addable: a running process can get it (2.6 refuses the word ``cookie`` there).
     limit: of its connections, which somebody has set; 0 is none.
     line: what follows the word ``server`` in the configuration.
@@ -39,6 +40,7 @@ class Server:
     weight: int
     mode: str = "ready"
     check: str = ""
+    checks: str = ""
     words: str = ""
     backup: bool = False
     is_addable: bool = True
@@ -60,10 +62,11 @@ class Server:
         """What a server has from the beginning."""
         address, _, port = self.check.partition(" ")
         host = f"[{address}]" if ":" in address else address
-        where = f" addr {host}" if self.check and address != "-" else ""
-        where += f" port {port}" if self.check and port != "0" else ""
+        checks = self.checks if self.check else ""
+        checks += f" addr {host}" if self.check and address != "-" else ""
+        checks += f" port {port}" if self.check and port != "0" else ""
         backup = " backup" if self.backup else ""
-        return f"{self.at} weight {self.weight}{self.words}{where}{backup}"
+        return f"{self.at} weight {self.weight}{self.words}{checks}{backup}"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -71,9 +74,9 @@ class Server:
         return self.backend, self.name
 
     @property
-    def fixed(self) -> tuple[str, bool]:
+    def fixed(self) -> tuple[str, str, bool]:
         """What no command sets."""
-        return self.words, self.backup
+        return self.checks, self.words, self.backup
 
     @property
     def is_used(self) -> bool:
@@ -205,7 +208,9 @@ def _told(was: Live, one: Live) -> list[str] | None:
     if was.weight != one.weight:
         commands.append(f"set server {name} weight {one.weight}")
     if bool(was.check) != bool(one.check):
-        commands.append(f"{'enable' if one.check else 'disable'} health {name}")
+        # What is not checked any more is up, whatever the last check said.
+        up = [f"set server {name} health up"]
+        commands += [f"enable health {name}"] if one.check else [f"disable health {name}", *up]
     if one.check and one.check != (was.check or NOWHERE):
         address, port = one.check.split(" ")
         if address == "-" and not (was.check or NOWHERE).startswith("- "):

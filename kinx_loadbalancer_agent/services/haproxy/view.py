@@ -132,8 +132,6 @@ def _backend(
     if not pool.enabled:
         return None
     same = _same(before, pool, monitor, members)
-    if monitor is not None and not monitor.enabled:
-        monitor = None
     by_cookie = pool.session_persistence is not None and (
         pool.session_persistence.type == "HTTP_COOKIE"
     )
@@ -195,13 +193,14 @@ def _server(
     pool: Pool, member: Member, monitor: HealthMonitor | None, by_cookie: bool
 ) -> shape.Server:
     """Return the ``server`` line of *member*; many of them cost too much in a template."""
-    words, check = f" cookie {member.id}" if by_cookie else "", ""
+    check = checks = ""
     if monitor is not None:
-        check = f"{member.monitor_address or '-'} {member.monitor_port or 0}"
+        if monitor.enabled:
+            check = f"{member.monitor_address or '-'} {member.monitor_port or 0}"
         fall, rise = monitor.max_retries_down, monitor.max_retries
-        words += f" check inter {monitor.delay}s fall {fall} rise {rise}"
+        checks = f" check inter {monitor.delay}s fall {fall} rise {rise}"
         if monitor.type == "HTTPS":
-            words += " check-ssl verify none"
+            checks += " check-ssl verify none"
     return shape.Server(
         pool.backend,
         member.id,
@@ -210,7 +209,8 @@ def _server(
         member.weight,
         "ready" if member.enabled else "maint",
         check,
-        words,
+        checks,
+        f" cookie {member.id}" if by_cookie else "",
         backup=member.backup,
         is_addable=not by_cookie,
     )
