@@ -94,7 +94,8 @@ def said(desired: Desired, local_peer: str) -> Iterator[tuple[Section, list[Word
             checked = monitor if monitor and monitor["enabled"] else None
             ids = sorted(desired.state.table("members", pool["id"]))
             servers = [server(pool, checked, desired.get("members", id, pool["id"])) for id in ids]
-            directives = backend(pool, checked, has_ipv6, local_peer)
+            # One that is switched off and on again needs no reload: only servers are not checked.
+            directives = backend(pool, monitor, has_ipv6, local_peer)
             yield ("backend", desired.backend(pool["id"])), directives + servers
 
 
