@@ -62,6 +62,11 @@ class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def server_activate(self) -> None:
+        super().server_activate()
+        # What made the socket readable may be gone: an accept that waits could never be ended.
+        self.socket.settimeout(1)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass
 
