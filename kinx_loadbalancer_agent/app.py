@@ -20,6 +20,7 @@ from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
 from kinx_loadbalancer_agent.services.routing.service import Routing
+from kinx_loadbalancer_agent.services.routing.vips import Vips
 from kinx_loadbalancer_agent.services.schedule import Schedule
 from kinx_loadbalancer_agent.services.text import Templates, template_directory
 from kinx_loadbalancer_agent.settings import Settings
@@ -51,10 +52,12 @@ def build_engine(
     """Return the engine of *settings*, not started."""
     clock, kinds = clock or SystemClock(), kinds or Kinds()
     templates = templates or Templates()
+    vips = Vips(settings.routing)
     return Engine(
         kinds=kinds,
         proxy=Haproxy(settings, kinds, clock, own=own_haproxy, templates=templates),
-        services=(Routing(settings.routing, templates), Schedule(settings.schedule)),
+        services=(vips, Routing(settings.routing, templates), Schedule(settings.schedule)),
+        network=vips,
         store=settings.agent.store,
         lock=Lock(settings.agent.engine_lock),
         clock=clock,

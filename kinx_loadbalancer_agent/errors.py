@@ -170,11 +170,15 @@ class CheckRefused(ApplyError):
 
 
 class CannotBind(ApplyError):
-    """HAProxy could not bind: *reasons* by the fragment that asks for the address."""
+    """HAProxy could not bind: *reasons* by the fragment that asks for the address.
 
-    def __init__(self, reasons: Mapping[str, Fault]) -> None:
+    waiting: fragments whose address this node assigns, and could not yet: nobody's fault.
+    """
+
+    def __init__(self, reasons: Mapping[str, Fault], waiting: frozenset[str] = frozenset()) -> None:
         super().__init__("; ".join(sorted({fault.detail for fault in reasons.values()})))
         self.reasons = reasons
+        self.waiting = waiting
 
 
 class LoadRefused(ApplyError):

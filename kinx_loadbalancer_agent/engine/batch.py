@@ -8,10 +8,21 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from kinx_loadbalancer_agent.engine import trials
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy, Service, Target
+from kinx_loadbalancer_agent.engine.ports import (
+    Applied,
+    Network,
+    Observation,
+    Plan,
+    Proxy,
+    Service,
+    Target,
+)
 from kinx_loadbalancer_agent.errors import (
     AgentError,
+    ApplyError,
     CannotBind,
     CheckRefused,
     Conflict,
@@ -27,6 +38,8 @@ from kinx_loadbalancer_agent.model.intents import Folded, Intent
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
+
+log = structlog.get_logger()
 
 PROXY = "haproxy"
 PHASES = ("observe", "fold", "check", "activate", "commit")
@@ -125,8 +138,10 @@ class Batch:
         deadline: Deadline,
         laps: Laps,
         *,
+        network: Network | None = None,
         is_trial: bool = False,
     ) -> None:
+        self._network = network
         self._kinds = kinds
         self._proxy = proxy
         self._services = services
@@ -156,14 +171,18 @@ class Batch:
             self._laps.lap("fold")
             try:
                 self._ask_services(state)
+                assigned = self._assigned(plan, state)
                 if not plan.is_empty:
-                    self._proxy.check(plan, self._deadline, is_trial=self._is_trial)
+                    self._proxy.check(
+                        plan, self._deadline, is_trial=self._is_trial, assigned=assigned
+                    )
                 elif not self._observation.is_running:
-                    self._proxy.check_addresses(plan)
+                    self._proxy.check_addresses(plan, assigned)
                 return Settled(tickets, steps, refused, state, plan, left_out)
             except CannotBind as error:
                 found: CannotBind | CheckRefused = error
-                writers = self._writers(steps, frozenset(error.reasons))
+                left_out |= error.waiting
+                writers = self._writers(steps, frozenset(error.reasons) - error.waiting)
                 if not writers:
                     left_out |= frozenset(error.reasons)
             except CheckRefused as error:
@@ -188,6 +207,25 @@ class Batch:
             self._look()
             plan = self._proxy.plan(target, self._observation)
         return plan
+
+    def _assigned(self, plan: Plan, state: State) -> frozenset[str]:
+        """Have the addresses of *state* assigned where HAProxy is to bind them; return them.
+
+        What cannot be assigned is found out by the test of each address.
+        """
+        if (
+            self._network is None
+            or plan.is_live
+            or (plan.is_empty and self._observation.is_running)
+        ):
+            return frozenset()
+        addresses = self._network.assigns(state)
+        if addresses and not self._is_trial:
+            try:
+                self._network.assign(addresses, self._deadline)
+            except (ApplyError, OSError) as error:
+                log.warning("addresses not assigned", error=str(error))
+        return addresses
 
     def _look(self) -> None:
         self._observation = self._proxy.observe(self._deadline)

@@ -17,7 +17,15 @@ from kinx_loadbalancer_agent.engine import store as stores
 from kinx_loadbalancer_agent.engine.batch import PROXY, Answer, Batch, Laps, Settled, Ticket
 from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift, timestamp
 from kinx_loadbalancer_agent.engine.keeper import Keeper
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Plan, Proxy, Service, Target
+from kinx_loadbalancer_agent.engine.ports import (
+    Applied,
+    Network,
+    Observation,
+    Plan,
+    Proxy,
+    Service,
+    Target,
+)
 from kinx_loadbalancer_agent.engine.reports import Reports
 from kinx_loadbalancer_agent.engine.trials import Trial
 from kinx_loadbalancer_agent.errors import (
@@ -60,6 +68,7 @@ class Engine:
         kinds: Kinds,
         proxy: Proxy,
         services: Sequence[Service] = (),
+        network: Network | None = None,
         store: Path,
         lock: Lock,
         clock: Clock,
@@ -67,6 +76,7 @@ class Engine:
         self._kinds = kinds
         self._proxy = proxy
         self._services = services
+        self._network = network
         self._path = store
         self._lock = lock
         self._clock = clock
@@ -162,7 +172,7 @@ class Engine:
     def pending(self, kinds: Collection[str], generation: int, seconds: float) -> str:
         """Return what keepers have not done for resources of *kinds*, '' when all is done."""
         limit = Deadline.after(self._clock, seconds)
-        concerned = [one for one in self._keepers if not one.service.kinds.isdisjoint(kinds)]
+        concerned = [one for one in self._keepers if not one.service.awaited.isdisjoint(kinds)]
         words = [one.pending(generation, limit.remaining(seconds)) for one in concerned]
         return "; ".join(filter(None, words))
 
@@ -339,6 +349,7 @@ class Engine:
             observation,
             deadline,
             laps,
+            network=self._network,
             is_trial=is_trial,
         )
         if is_trial:

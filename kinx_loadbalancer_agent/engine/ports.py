@@ -147,15 +147,23 @@ class Proxy(Protocol):
         """Return what must be done; nothing is touched."""
         ...
 
-    def check(self, plan: Plan, deadline: Deadline, *, is_trial: bool = False) -> None:
+    def check(
+        self,
+        plan: Plan,
+        deadline: Deadline,
+        *,
+        is_trial: bool = False,
+        assigned: frozenset[str] = frozenset(),
+    ) -> None:
         """Prove as much as can be proven before anything is touched.
 
         is_trial: not even prepare what could be activated.
+        assigned: the addresses that this node assigns, whether they are there yet or not.
         Raises CannotBind or CheckRefused with the fragments at fault.
         """
         ...
 
-    def check_addresses(self, plan: Plan) -> None:
+    def check_addresses(self, plan: Plan, assigned: frozenset[str] = frozenset()) -> None:
         """Prove that the target's addresses can be bound; a process that is down may lose them.
 
         Raises CannotBind with the fragments at fault.
@@ -192,16 +200,29 @@ class Proxy(Protocol):
         ...
 
 
+class Network(Protocol):
+    """What gives this node the addresses that its listeners bind."""
+
+    def assigns(self, state: State) -> frozenset[str]:
+        """Return the addresses that *state* has this node assign."""
+        ...
+
+    def assign(self, addresses: frozenset[str], deadline: Deadline) -> None:
+        """Assign those of *addresses* that are not there; raises ApplyError or OSError."""
+        ...
+
+
 class Service(Protocol):
     """What a keeper keeps as the state says. Every method ends by its deadline.
 
     condition: the type of the claims it makes.
-    kinds: the resources it is made of; a change of them is answered when it is kept.
+    kinds: the resources it is made of; a change of the awaited ones is answered when it is kept.
     """
 
     name: str
     condition: str
     kinds: frozenset[str]
+    awaited: frozenset[str]
 
     def render(self, state: State) -> bytes:
         """Return *state* in the service's own words; b"" where it asks for nothing. Pure."""

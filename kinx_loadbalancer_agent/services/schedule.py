@@ -38,7 +38,7 @@ class Schedule:
 
     name = "schedule"
     condition = "Scheduled"
-    kinds = frozenset({"crontab"})
+    kinds = awaited = frozenset({"crontab"})
 
     def __init__(self, settings: ScheduleSettings) -> None:
         self._path = settings.crontab

@@ -81,7 +81,7 @@ def test_the_information_is_of_versions_host_and_state(shared: Machine) -> None:
         "python": platform.python_version(),
     }
     assert info["versions"]["haproxy"].startswith(("2.", "3."))
-    assert info["digests"].keys() == {"haproxy", "routing", "schedule"}
+    assert info["digests"].keys() == {"haproxy", "routing", "schedule", "vips"}
     assert all(SHA256.fullmatch(one) for one in (info["state_digest"], *info["digests"].values()))
 
 

@@ -42,7 +42,7 @@ class Shelf:
 
     name = "shelf"
     condition = "ShelfKept"
-    kinds = frozenset({"peers"})
+    kinds = awaited = frozenset({"peers"})
 
     text: bytes = b""
     fails: Exception | None = None

@@ -16,6 +16,7 @@ PATHS = {
     "haproxy.admin_socket": "/run/haproxy/admin.sock",
     "haproxy.agent_socket": "/run/haproxy/kinx.sock",
     "haproxy.master_socket": "/run/haproxy/master.sock",
+    "routing.release_batch": "/run/haproxy/release.batch",
     "schedule.crontab": "/var/spool/cron/crontabs/root",
     "schedule.log": "/var/log/kinx-loadbalancer-agent.log",
 }
@@ -56,6 +57,14 @@ def test_a_root_puts_every_path_under_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert paths_of(absolute) == {key: f"/demo{path}" for key, path in PATHS.items()}
     assert paths_of(relative) == paths_of(absolute)
     assert absolute.schedule.command == "/usr/local/bin/check_vlb --root /demo"
+
+
+def test_addresses_are_assigned_but_under_a_root() -> None:
+    assigned = {"KINX_ROUTING_ADDRESSES": "assign"}
+
+    assert settings.load(environment={}).routing.addresses == "assign"
+    assert settings.load(root=Path("/demo"), environment={}).routing.addresses == "leave"
+    assert settings.load(root=Path("/demo"), environment=assigned).routing.addresses == "assign"
 
 
 @pytest.mark.parametrize(("dialect", "path"), [("frr", "/etc/frr"), ("quagga", "/etc/quagga")])

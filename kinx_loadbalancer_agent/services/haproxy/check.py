@@ -43,20 +43,30 @@ def configuration(program: str, staged: Path, extra: Path | None, deadline: Dead
     raise CheckRefused(text or f"exit status {ended.status}", fragments)
 
 
-def addresses(parts: Mapping[str, Part], held: Collection[Endpoint]) -> None:
+def addresses(
+    parts: Mapping[str, Part],
+    held: Collection[Endpoint],
+    assigned: Collection[str] = (),
+    *,
+    is_trial: bool = False,
+) -> None:
     """Prove that HAProxy can bind what *parts* ask for, beside *held*, which it has bound.
 
+    assigned: addresses that this node assigns; in a trial they count as being there.
     Raises CannotBind with every one that it could not.
     """
     new = {name: part for name, part in parts.items() if part.bind and part.bind not in held}
     held_ports = {port for _, port in held}
-    reasons = {}
+    reasons, waiting = {}, []
     for name, part in new.items():
         assert part.bind is not None
         address, port = part.bind
         at_address, at_port = part.bind_at
         where = endpoint(address, port)
         if not _is_wildcard(address) and not sockets.is_local(address):
+            if address in assigned and is_trial:
+                continue
+            waiting += [name] if address in assigned else []
             detail = f"cannot bind {where}: the address is not on this host"
             reasons[name] = Fault(at_address, detail, is_conflict=True)
             continue
@@ -68,7 +78,7 @@ def addresses(parts: Mapping[str, Part], held: Collection[Endpoint]) -> None:
             detail = f"cannot bind {where}: {os.strerror(error.errno or 0).lower()}"
             reasons[name] = Fault(at_port, detail, is_conflict=True)
     if reasons:
-        raise CannotBind(reasons)
+        raise CannotBind(reasons, frozenset(waiting))
 
 
 def _is_wildcard(address: str) -> bool:

@@ -247,11 +247,18 @@ class Haproxy:
             words.append(f"HAProxy shows limits {worker.limits}, had {proven.limits}")
         return "; ".join(filter(None, words))
 
-    def check(self, plan: Plan, deadline: Deadline, *, is_trial: bool = False) -> None:
+    def check(
+        self,
+        plan: Plan,
+        deadline: Deadline,
+        *,
+        is_trial: bool = False,
+        assigned: frozenset[str] = frozenset(),
+    ) -> None:
         """Prove addresses, then stage the target and ask ``haproxy -c``; not what is only told."""
         if plan.is_live:
             return
-        self.check_addresses(plan)
+        self._check_addresses(plan, assigned, is_trial=is_trial)
         if is_trial:
             with files.scratch() as directory:
                 self.check_in(directory, plan.target, deadline)
@@ -260,14 +267,17 @@ class Haproxy:
         extra = self._settings.extra_config
         check.configuration(self._settings.program, staged, extra, deadline)
 
-    def check_addresses(self, plan: Plan) -> None:
+    def check_addresses(self, plan: Plan, assigned: frozenset[str] = frozenset()) -> None:
         """Prove that the target's addresses are of this host, and free or HAProxy's own."""
+        self._check_addresses(plan, assigned, is_trial=False)
+
+    def _check_addresses(self, plan: Plan, assigned: frozenset[str], *, is_trial: bool) -> None:
         try:
-            check.addresses(plan.target.parts, self._held())
+            check.addresses(plan.target.parts, self._held(), assigned, is_trial=is_trial)
         except CannotBind:
             if self._processes.worker is not None or not (held := self._starting()):
                 raise
-            check.addresses(plan.target.parts, held)
+            check.addresses(plan.target.parts, held, assigned, is_trial=is_trial)
 
     def check_in(self, directory: Path, target: Target, deadline: Deadline) -> None:
         """Write *target* into *directory* and ask ``haproxy -c``; nothing else is touched."""

@@ -43,7 +43,7 @@ class Routing:
 
     name = "routing"
     condition = "RoutingApplied"
-    kinds = frozenset({"quagga", "vips"})
+    kinds = awaited = frozenset({"quagga", "vips"})
 
     def __init__(self, settings: RoutingSettings, templates: Templates) -> None:
         self._settings = settings

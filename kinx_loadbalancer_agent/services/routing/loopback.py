@@ -1,0 +1,71 @@
+"""The addresses on lo that this node assigned: many at once, and only those taken away again.
+
+Which are ours says a file of ``ip -batch`` that takes them all away. It is in place before an
+address is, so that whoever runs it when HAProxy ends leaves none behind. Nothing else writes lo.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from kinx_loadbalancer_agent.errors import NotProven
+from kinx_loadbalancer_agent.system import files, process, sockets
+from kinx_loadbalancer_agent.system.clock import Deadline
+
+OURS = re.compile(r"^addr del (\S+)/(?:32|128) dev lo$", re.MULTILINE)
+MODE = 0o640
+MAX_NAMED = 4
+
+
+class Loopback:
+    """lo, and the file *release* of what is ours on it."""
+
+    def __init__(self, release: Path) -> None:
+        self._release = release
+
+    def ours(self) -> frozenset[str]:
+        """Return the addresses that this node assigned."""
+        try:
+            return frozenset(OURS.findall(self._release.read_text()))
+        except FileNotFoundError:
+            return frozenset()
+
+    def assign(self, addresses: Collection[str], deadline: Deadline) -> None:
+        """Assign those of *addresses* that no interface has; raises NotProven with ip's words."""
+        missing = sorted(address for address in addresses if not sockets.is_local(address))
+        if not missing:
+            return
+        self._keep(self.ours() | set(missing))
+        said = self._batch((f"addr add {_on_lo(address)}" for address in missing), deadline)
+        if left := [address for address in missing if not sockets.is_local(address)]:
+            named = ", ".join(left[:MAX_NAMED]) + (" and others" if len(left) > MAX_NAMED else "")
+            raise NotProven(f"cannot assign {named}: {said or 'the kernel does not have it'}")
+
+    def release(self, addresses: Collection[str], deadline: Deadline) -> None:
+        """Take those of *addresses* away that are ours."""
+        ours = self.ours()
+        if leaving := sorted(ours & set(addresses)):
+            self._batch((_removal(address) for address in leaving), deadline)
+            self._keep(ours - set(leaving))
+
+    def _keep(self, ours: Iterable[str]) -> None:
+        files.make_directory(self._release.parent, 0o755)
+        content = "".join(f"{_removal(address)}\n" for address in sorted(ours))
+        files.write(self._release, content.encode(), mode=MODE)
+
+    def _batch(self, commands: Iterable[str], deadline: Deadline) -> str:
+        """Run *commands* of ip, all of them, and return what it has to say."""
+        with files.scratch() as directory:
+            batch = directory / "batch"
+            files.write(batch, "".join(f"{one}\n" for one in commands).encode(), mode=0o600)
+            ended = process.run(["ip", "-force", "-batch", str(batch)], deadline.remaining())
+        return ended.stderr.strip().splitlines()[0] if ended.stderr.strip() else ""
+
+
+def _on_lo(address: str) -> str:
+    # A label is of IPv4 alone; it makes ifconfig(8) show the address.
+    return f"{address}/128 dev lo" if ":" in address else f"{address}/32 dev lo label lo:0"
+
+
+def _removal(address: str) -> str:
+    return f"addr del {address}/{128 if ':' in address else 32} dev lo"

@@ -1,0 +1,80 @@
+"""The VIPs of this node: on lo as long as something is to answer there (Network and Service).
+
+The engine has them assigned before HAProxy binds; only the keeper, which comes after HAProxy, takes
+them away.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from netaddr import IPAddress
+
+from kinx_loadbalancer_agent.engine.ports import Claim
+from kinx_loadbalancer_agent.model.resources import Resource, vip_addresses
+from kinx_loadbalancer_agent.model.state import State
+from kinx_loadbalancer_agent.services.routing.loopback import Loopback
+from kinx_loadbalancer_agent.settings import RoutingSettings
+from kinx_loadbalancer_agent.system import sockets
+from kinx_loadbalancer_agent.system.clock import Deadline
+
+SPEAKER = frozenset({"quagga", "vips"})
+LISTENERS = frozenset({"listeners", "loadbalancers"})
+
+
+class Vips:
+    """The VIPs on the loopback interface of one node."""
+
+    name = "vips"
+    condition = "VipAssigned"
+    awaited = SPEAKER  # a listener's answer tells of its own address
+
+    def __init__(self, settings: RoutingSettings) -> None:
+        self._loopback = Loopback(settings.release_batch)
+        self._is_on = settings.addresses == "assign"
+        self.kinds = (SPEAKER | LISTENERS) if settings.assign_vips else SPEAKER
+
+    def assigns(self, state: State) -> frozenset[str]:
+        """Return the addresses that *state* has this node assign."""
+        if not self._is_on:
+            return frozenset()
+        found = set(vip_addresses(state))
+        for kind in LISTENERS & self.kinds:
+            found |= {getattr(one, "vip_address", None) or "" for one in state.all(kind)}
+        return frozenset(one for one in found if one and int(IPAddress(one)))
+
+    def assign(self, addresses: frozenset[str], deadline: Deadline) -> None:
+        """Assign those of *addresses* that are not there."""
+        self._loopback.assign(addresses, deadline)
+
+    def render(self, state: State) -> bytes:
+        return "".join(f"{one}\n" for one in sorted(self.assigns(state))).encode()
+
+    def readable(self, content: bytes) -> str:
+        return content.decode()
+
+    def check(self, content: bytes, deadline: Deadline) -> None:
+        """Every address that the model admits can be asked for."""
+
+    def observe(self, deadline: Deadline) -> frozenset[str]:
+        return self._loopback.ours()
+
+    def plan(self, state: State, observation: Any) -> tuple[str, ...]:
+        wanted = self.assigns(state)
+        steps = [f"assign {one}" for one in sorted(wanted) if not sockets.is_local(one)]
+        return (*steps, *(f"release {one}" for one in sorted(observation - wanted)))
+
+    def apply(self, state: State, observation: Any, deadline: Deadline) -> None:
+        wanted = self.assigns(state)
+        self._loopback.release(observation - wanted, deadline)
+        self._loopback.assign(wanted, deadline)
+
+    def claim(self, state: State) -> Claim:
+        if not self._is_on:
+            message = "addresses are left to others, by the setting addresses"
+            return Claim(self.condition, "True", "Left", message)
+        count = len(self.assigns(state))
+        words = f"every VIP is there: {count}" if count else "there are no VIPs to assign"
+        return Claim(self.condition, "True", "Assigned" if count else "NoVips", words)
+
+    def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
