@@ -3,11 +3,20 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 CPU_SECONDS = 0.1
+
+
+def sysctl(key: str) -> str:
+    """Return the kernel setting *key* (sysctl(8)), '' where the kernel has none."""
+    try:
+        return Path("/proc/sys", *key.split(".")).read_text().strip()
+    except OSError:
+        return ""
 
 
 def facts(cpu_seconds: float = CPU_SECONDS) -> dict[str, Any]:

@@ -106,6 +106,21 @@ def test_the_address_of_a_listener_comes_and_goes_with_it(assigning: Machine) ->
     assert addresses().keys() == OTHERS  # also the one that was there before
 
 
+def test_kernel_settings_that_harm_vips_are_named(assigning: Machine) -> None:
+    assert post_listener(assigning, "192.0.2.7").status == 201
+    wait_until(lambda: assigning.condition("VipAssigned").get("reason") == "Sysctls", 5)
+    told = assigning.condition("VipAssigned")
+
+    for line in (Path(__file__).parents[2] / "etc/sysctl.conf").read_text().splitlines():
+        if "=" in line:
+            key, value = line.split(" = ")
+            Path("/proc/sys", *key.split(".")).write_text(value)
+
+    wait_until(lambda: assigning.condition("VipAssigned")["reason"] == "Assigned", 5)
+    assert "net.ipv4.conf.all.arp_ignore = 0" in told["message"]
+    assert (told["status"], told["severity"]) == ("True", "warning")
+
+
 def test_a_wildcard_is_nothing_to_assign(assigning: Machine) -> None:
     assert post_listener(assigning, "0.0.0.0").status == 201
     assert addresses().keys() == OTHERS

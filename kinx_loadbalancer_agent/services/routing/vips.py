@@ -16,8 +16,16 @@ from kinx_loadbalancer_agent.services.routing.loopback import Loopback
 from kinx_loadbalancer_agent.settings import RoutingSettings
 from kinx_loadbalancer_agent.system import sockets
 from kinx_loadbalancer_agent.system.clock import Deadline
+from kinx_loadbalancer_agent.system.host import sysctl
 
 SPEAKER = frozenset({"quagga", "vips"})
+SYSCTLS = (
+    ("net.ipv4.conf.all.arp_ignore", "1"),
+    ("net.ipv4.conf.all.arp_announce", "2"),
+    ("net.ipv4.conf.all.rp_filter", "2"),
+    ("net.ipv4.ip_nonlocal_bind", "1"),
+    ("net.ipv6.ip_nonlocal_bind", "1"),
+)
 LISTENERS = frozenset({"listeners", "loadbalancers"})
 
 
@@ -73,8 +81,20 @@ class Vips:
             message = "addresses are left to others, by the setting addresses"
             return Claim(self.condition, "True", "Left", message)
         count = len(self.assigns(state))
-        words = f"every VIP is there: {count}" if count else "there are no VIPs to assign"
-        return Claim(self.condition, "True", "Assigned" if count else "NoVips", words)
+        if not count:
+            return Claim(self.condition, "True", "NoVips", "there are no VIPs to assign")
+        words = f"every VIP is there: {count}"
+        other = [f"{key} = {found}" for key, wanted in SYSCTLS if (found := sysctl(key)) != wanted]
+        if other:
+            advice = "see etc/sysctl.conf of the agent"
+            return Claim(
+                self.condition,
+                "True",
+                "Sysctls",
+                f"{words}; {', '.join(other)}: {advice}",
+                "warning",
+            )
+        return Claim(self.condition, "True", "Assigned", words)
 
     def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
