@@ -252,6 +252,7 @@ class Batch:
                 raise
             for step, place in added.items():
                 step.ticket.say(Conflict(str(error), [Fault(place, str(error), is_conflict=True)]))
+            self._look()
             settled = self.settle([one for one in settled.tickets if one.answer is None])
             if settled.plan.is_empty:
                 return Applied("none", str(error), observation.worker_pid, True), settled

@@ -281,7 +281,7 @@ class Engine:
                 return self._carry_out(tickets)
         except ApplyError as error:
             self._say(tickets, Unavailable(f"{error}; nothing was kept"))
-            self._failed(error)
+            self._failed(error, is_look=not tickets)
             if isinstance(error, TimedOut) and not tickets:
                 self._recover()
         except StateError as error:
@@ -291,22 +291,28 @@ class Engine:
             words = f"the machine refuses: {error.strerror or error}; nothing was kept"
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             self._say(tickets, StateFull(words) if is_full else Unavailable(words))
-            self._failed(error)
+            self._failed(error, is_look=not tickets)
         except Exception:
             log.exception("batch failed")
             self._say(tickets, AgentError("internal error"))
-            self._failed(AgentError("internal error"))
+            self._failed(AgentError("internal error"), is_look=not tickets)
         return False
 
     def _say(self, tickets: Iterable[Ticket], answer: AgentError) -> None:
         for ticket in tickets:
             ticket.say(answer)
 
-    def _failed(self, error: Exception) -> None:
-        """Wait longer after each failure before the machine is touched again unasked."""
+    def _failed(self, error: Exception, *, is_look: bool) -> None:
+        """Wait longer after each look that failed before the machine is touched again unasked.
+
+        After a change that failed it is looked at next, however many changes wait.
+        """
         wait = min(MAX_BACK_OFF_SECONDS, 0.25 * 2**self._failures)
-        self._failures += 1
-        self._not_before = self._clock.monotonic() + wait
+        if is_look:
+            self._failures += 1
+            self._not_before = self._clock.monotonic() + wait
+        else:
+            self._next_look = self._next_scan = 0.0
         reason = type(error).__name__
         if isinstance(error, TimedOut):
             self.conditions.set("HaproxyRunning", "Unknown", reason, str(error), "error")
@@ -317,7 +323,7 @@ class Engine:
         """Have a process replaced that did not answer."""
         try:
             done = self._proxy.recover(Deadline.after(self._clock, BATCH_SECONDS))
-        except ApplyError as error:
+        except (ApplyError, OSError) as error:
             message = f"a process that did not answer cannot be replaced: {error}"
             self.conditions.set("WorkerHealthy", "False", type(error).__name__, message, "error")
             return
@@ -341,6 +347,10 @@ class Engine:
             observation = self._proxy.observe(deadline, thorough=thorough)
             laps.lap("observe")
         is_trial = any(ticket.is_trial for ticket in tickets)
+        if tickets and not is_trial and observation.is_running and observation.files is not None:
+            # HAProxy may be otherwise than the state says, which is not the doing of these.
+            self._carry_out(())
+            observation = self._proxy.observe(deadline)
         batch = Batch(
             self._kinds,
             self._proxy,
@@ -467,7 +477,7 @@ class Engine:
         state = self.conditions
         for claim in target.claims:
             state.state(claim)
-        if not state.message("WorkerHealthy"):
+        if applied.is_live and not state.holds("WorkerHealthy"):
             state.set("WorkerHealthy", "True", "Answers", "no process had to be replaced")
         if applied.is_live:
             state.set("HaproxyRunning", "True", "Answers", f"worker {applied.pid} answers")

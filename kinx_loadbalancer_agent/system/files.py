@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from kinx_loadbalancer_agent.errors import StateLocked
@@ -15,9 +16,7 @@ from kinx_loadbalancer_agent.system import effects
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
 Signature = tuple[int, int, int]
-
-_LIBC = ctypes.CDLL(None)
-_AT_CWD, _RENAME_EXCHANGE = -100, 2  # rename(2)
+AT_CWD, RENAME_EXCHANGE = -100, 2  # rename(2)
 
 
 def write(
@@ -68,11 +67,17 @@ def _exchange(draft: Path, path: Path) -> None:
     ext4 starts to write a file out when a rename replaces another one, which takes three times as
     long (measured: 0.16 ms against 0.06).
     """
-    exchanged = _LIBC.renameat2(_AT_CWD, bytes(draft), _AT_CWD, bytes(path), _RENAME_EXCHANGE)
-    if exchanged == 0:
+    is_there = path.is_file() and not path.is_symlink()
+    names = (AT_CWD, bytes(draft), AT_CWD, bytes(path))
+    if is_there and _libc().renameat2(*names, RENAME_EXCHANGE) == 0:
         draft.unlink()
-    else:  # nothing is there yet, or the file system does not know how
+    else:
         os.rename(draft, path)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def append(path: Path, content: bytes, *, mode: int) -> None:

@@ -268,6 +268,77 @@ def test_a_member_that_comes_back_while_it_leaves_keeps_its_clients(
     assert names(machine) == {"m"}
 
 
+def is_backup(machine: Machine, name: str) -> bool:
+    """Return whether HAProxy uses the server when all others are down only."""
+    head, *rows = machine.show("show stat backend-li 4 -1").splitlines()
+    columns = head.removeprefix("# ").split(",")
+    found = {row.split(",")[1]: row.split(",")[columns.index("bck")] for row in rows if row}
+    return found[name] == "1"
+
+
+def test_a_member_with_clients_that_must_be_made_anew_is_what_the_answer_says(
+    machine: Machine, chat: Chat
+) -> None:
+    other = machine.backend("other")
+    own = {"id": "n", "address": other.address, "protocol_port": other.port}
+    told(machine.post(MEMBERS, own), 201)
+
+    reply = machine.put(f"{MEMBERS}/m", {"backup": True})
+
+    assert (reply.status, reply.json["applied"]["by"]) == (200, "reload")
+    assert is_backup(machine, "m")
+    assert chat.say(b"still there") == b"still there"
+
+
+def test_a_member_that_comes_back_otherwise_while_it_leaves_is_what_the_answer_says(
+    machine: Machine, chat: Chat
+) -> None:
+    body = machine.get(f"{MEMBERS}/m").json
+    other = machine.backend("other")
+    own = {"id": "n", "address": other.address, "protocol_port": other.port}
+    told(machine.post(MEMBERS, own), 201)
+    told(machine.delete(f"{MEMBERS}/m"), 204)
+
+    again = {key: body[key] for key in ("id", "address", "protocol_port")}
+    reply = machine.post(MEMBERS, again | {"backup": True})
+
+    assert reply.status == 201
+    assert is_backup(machine, "m")
+
+
+def test_the_clients_of_a_deleted_member_have_no_longer_in_an_old_worker(
+    machine: Machine, chat: Chat
+) -> None:
+    told(machine.delete(f"{MEMBERS}/m"), 204)
+    new = {"id": "x", "protocol": "TCP", "protocol_port": free_port(), "vip_address": "127.0.0.1"}
+    assert machine.post(f"{API}/listeners", new).json["applied"]["by"] == "reload"
+    assert chat.say(b"still there") == b"still there"
+
+    wait_until(chat.is_cut, DRAIN_SECONDS + 3)
+
+    assert machine.delete(f"{API}/listeners/x").status == 204
+
+
+def test_a_member_that_left_another_haproxy_is_left_alone_in_the_next(
+    machine: Machine, chat: Chat
+) -> None:
+    body = machine.get(f"{MEMBERS}/m").json
+    told(machine.delete(f"{MEMBERS}/m"), 204)
+    for pid in machine.haproxy_pids():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    again = {key: body[key] for key in ("id", "address", "protocol_port")}
+    assert machine.post(MEMBERS, again | {"enabled": False}).status in (201, 202)
+    wait_until(lambda: machine.condition("Applied").get("status") == "True", 10)
+    found = machine.get("/api/status").json["drift"]["found"]
+
+    time.sleep(DRAIN_SECONDS + 1.5)
+
+    assert names(machine) == {"m"}
+    assert machine.condition("MembersGone")["status"] == "True"
+    assert machine.get("/api/status").json["drift"]["found"] == found
+
+
 # --- what others do, and what is down -----------------------------------------------------------
 
 
@@ -283,6 +354,7 @@ def test_a_member_that_comes_back_while_it_leaves_keeps_its_clients(
         "set maxconn frontend li 3",
         "set maxconn server backend-li/two 3",
         "disable frontend li",
+        "set server backend-li/one health down",
     ],
 )
 def test_a_foreign_command_is_undone_without_a_reload(
@@ -292,7 +364,7 @@ def test_a_foreign_command_is_undone_without_a_reload(
         text = machine.show("show servers state backend-li") + machine.show("show stat")
         lines = [line.replace(",", " ").split(" ") for line in text.splitlines()]
         servers = [
-            [*line[3:5], str(int(line[6]) & 9), line[7]] for line in lines if len(line) == 25
+            [*line[3:6], str(int(line[6]) & 9), line[7]] for line in lines if len(line) == 25
         ]
         return servers + [line[:2] + line[6:7] + line[17:18] for line in lines if len(line) > 30]
 
@@ -304,6 +376,27 @@ def test_a_foreign_command_is_undone_without_a_reload(
 
     wait_until(lambda: sorted(shown()) == before, 10)
     assert machine.worker_pid() == pid
+
+
+def test_a_repair_that_haproxy_does_not_take_ends_in_a_reload(machine: Machine, port: int) -> None:
+    own = {"pool_id": "po", "type": "TCP", "delay": 60, "timeout": 1}
+    assert machine.post(f"{API}/healthmonitors", own).status == 201
+    state = machine.show("show servers state backend-li").splitlines()
+    words = next(line.split() for line in state if " one " in line)
+    wait_until(lambda: machine.condition("Drift").get("status") == "False", 5)
+
+    # One without checks in its place: they cannot be enabled.
+    again = f"add server backend-li/one {words[4]}:{words[18]}; enable server backend-li/one"
+    machine.show(f"disable server backend-li/one; del server backend-li/one; {again}", "admin")
+
+    def is_checked() -> bool:
+        lines = machine.show("show servers state backend-li").splitlines()
+        states = [line.split()[13] for line in lines if " one " in line]
+        return [bool(int(state) & 4) for state in states] == [True]
+
+    assert not is_checked()
+    wait_until(is_checked, 10)
+    wait_until(lambda: machine.condition("Drift").get("status") == "False", 5)
 
 
 def test_a_member_that_is_down_gets_nothing_after_a_reload(machine: Machine, port: int) -> None:
@@ -380,6 +473,49 @@ def test_a_worker_that_hangs_is_replaced_and_the_port_is_served(machine: Machine
     told(machine.put(f"{MEMBERS}/one", {"weight": 3}))
     for kind in ("pools/po?cascade=true", "listeners/li"):
         assert machine.delete(f"{API}/{kind}").status == 204
+
+
+def test_a_worker_that_hangs_is_replaced_however_many_write(machine: Machine) -> None:
+    port = free_port()
+    serve(machine, port)
+    time.sleep(1)
+    hung, ended = machine.worker_pid(), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            machine.put(f"{MEMBERS}/one", {"weight": number % 100 + 2})
+
+    writer = threading.Thread(target=write)
+    # The last replacement is less than a minute ago: a new agent knows nothing of it.
+    machine.stop()
+    machine.start()
+    try:
+        writer.start()
+        os.kill(hung, signal.SIGSTOP)
+        wait_until(lambda: not os.path.exists(f"/proc/{hung}"), 20)
+    finally:
+        ended.set()
+        writer.join(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGCONT)
+    wait_until(lambda: machine.put(f"{MEMBERS}/one", {"weight": 1}).status == 200, 10)
+    for kind in ("pools/po?cascade=true", "listeners/li"):
+        assert machine.delete(f"{API}/{kind}").status == 204
+
+
+def test_a_worker_that_answers_again_is_let_live(machine: Machine) -> None:
+    machine.stop()
+    machine.start()
+    worker = machine.worker_pid()
+    os.kill(worker, signal.SIGSTOP)
+    wait_until(lambda: machine.condition("HaproxyRunning").get("status") == "Unknown", 10, 0.01)
+    os.kill(worker, signal.SIGCONT)
+
+    wait_until(lambda: machine.condition("HaproxyRunning").get("status") == "True", 10)
+
+    assert machine.worker_pid() == worker
 
 
 def _status(port: int) -> int:

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 PROOF_SECONDS = 6.0
 POLL_SECONDS = 0.002
 LISTEN_SECONDS = 1.5
-RELOAD_SECONDS = 4.0  # what is left for the reload itself when it had to wait
+RELOAD_SECONDS = 5.0  # what is left for the reload itself when it had to wait
 PACE_SECONDS = 5.0
 MAX_OLD_WORKERS = 8
 MAX_MEMORY_SHARE = 0.25
@@ -133,11 +133,11 @@ class Processes:
         connections that it never serves (measured). At most once a minute.
         """
         now = self._clock.monotonic()
-        if now < self._not_before:
+        if now < self._not_before or self._answers(deadline):
             return ""
-        self._not_before = now + REPLACE_SECONDS
         self.look(deadline)
         assert self.master is not None
+        self._not_before = now + REPLACE_SECONDS
         silent = self.master.workers
         self._master.reload(deadline)
         limit = Deadline.after(self._clock, min(PROOF_SECONDS, deadline.remaining()))
@@ -150,7 +150,8 @@ class Processes:
         else:
             raise NotProven("haproxy starts no other worker")
         for pid in silent:
-            process.kill(pid)
+            if self._master.is_silent(pid, deadline.remaining(1.0)):
+                process.kill(pid)
         self.worker = self.proven = self._worker_now(limit)
         words = f"worker {', '.join(map(str, silent))} did not answer and was replaced"
         log.warning("worker replaced", silent=silent, workers=self.master.workers)
@@ -180,9 +181,10 @@ class Processes:
         if PEERS_FRAGMENT not in target.parts or self.worker is None:
             return
         try:
-            if not facts.has_entries(self._runtime.ask("show table", PATIENCE_SECONDS)):
+            patience = deadline.remaining(PATIENCE_SECONDS)
+            if not facts.has_entries(self._runtime.ask("show table", patience)):
                 return
-            while not facts.is_resynced(self._runtime.ask("show peers", PATIENCE_SECONDS)):
+            while not facts.is_resynced(self._runtime.ask("show peers", patience)):
                 if deadline.remaining() < RELOAD_SECONDS:
                     log.warning("stick tables may be lost: the worker was not resynchronized yet")
                     return
@@ -232,6 +234,11 @@ class Processes:
             raise NotProven("haproxy does not listen once on every address of its listeners")
         self.worker = self.proven = worker
         self.look(limit, REEXECUTION_SECONDS)
+
+    def _answers(self, deadline: Deadline) -> bool:
+        with suppress(ApplyError):
+            return self._runtime.worker(deadline.remaining(PATIENCE_SECONDS)) is not None
+        return False
 
     def _worker_now(self, limit: Deadline) -> facts.Worker | None:
         try:

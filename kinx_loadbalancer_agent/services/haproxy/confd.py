@@ -4,7 +4,6 @@ A target goes whole into the idle slot, is checked there and takes effect by one
 link. A projection of the store: renamed, never fsynced. This module must never judge content.
 """
 
-import errno
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from kinx_loadbalancer_agent.engine.ports import Part
+from kinx_loadbalancer_agent.errors import NotProven
 from kinx_loadbalancer_agent.system import files
 
 log = structlog.get_logger()
@@ -84,7 +84,7 @@ class ConfD:
         """Put *parts* into the slot that HAProxy loads, file by file; return how to go back."""
         current = self.current
         if current is None:
-            raise FileNotFoundError(errno.ENOENT, "no configuration is there", str(self._path))
+            raise NotProven(f"there is no configuration at {self._path}")
         before = {
             name: self._content(f"{current}/{name}")
             for name, part in parts.items()

@@ -11,6 +11,9 @@ FORCED_DRAIN = 0x08
 CHECK_ENABLED = 0x04  # srv_check_state, include/haproxy/check-t.h
 DOWN = "0"  # srv_op_state
 RESYNCED = 0x3  # flags of a peers section: local and remote resynchronization are over
+SESSION = re.compile(
+    r"^(?P<id>0x[0-9a-f]+): .*? be=(?P<backend>\S+) srv=(?P<server>\S+) ", re.MULTILINE
+)
 LIMITS = ("Maxconn", "ConnRateLimit", "SessRateLimit", "SslRateLimit")
 MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+) \[failed: (?P<failed>\d+)\]")
 FIELD = re.compile(r"^(Pid|Version|description|\w*Maxconn|\w+RateLimit): (.*)$", re.MULTILINE)
@@ -81,8 +84,9 @@ def master(text: str) -> Master | None:
     return Master(*found, tuple(workers["# workers"]), tuple(workers["# old workers"]))
 
 
-Row = tuple[str, str, str, str, str, bool, str, str, str]
-"""Of a server: its names, address, admin state, weight, whether it is checked, port; where."""
+Row = tuple[str, str, str, str, str, bool, bool, str, str, str]
+"""Of a server: its names, address, admin state, weight; whether it is checked, or down unchecked;
+its port, and where it is checked."""
 
 
 def servers(text: str) -> list[Row]:
@@ -94,20 +98,22 @@ def servers(text: str) -> list[Row]:
         if len(words) > 22 and words[0] != "#":
             is_checked = bool(int(words[13]) & CHECK_ENABLED)
             who = (words[1], words[3], words[4], words[6], words[7])
-            found.append((*who, is_checked, words[18], words[21], words[22]))
+            is_down = words[5] == DOWN and not is_checked
+            found.append((*who, is_checked, is_down, words[18], words[21], words[22]))
     return found
 
 
 def server(row: Row, limits: Mapping[tuple[str, str], int]) -> Server:
     """Return *row* as a server; *limits* of connections by backend and server."""
-    backend, name, address, admin, weight, is_checked, port, check_port, at = row
+    backend, name, address, admin, weight, is_checked, is_down, port, check_port, at = row
     mode = "ready"
     if int(admin) & (FORCED_MAINTENANCE | FORCED_DRAIN):
         mode = "maint" if int(admin) & FORCED_MAINTENANCE else "drain"
     check = f"{at} {check_port}" if is_checked else ""
     limit = limits.get((backend, name), 0)
     where = (address, int(port), int(weight))
-    return Server(backend, name, *where, mode, check, limit=limit)
+    is_down = is_down and mode == "ready"
+    return Server(backend, name, *where, mode, check, limit=limit, is_down=is_down)
 
 
 def down(text: str) -> list[tuple[Row, str]]:
@@ -115,6 +121,12 @@ def down(text: str) -> list[tuple[Row, str]]:
     lines = [line for line in text.splitlines() if line.count(" ") > 22]
     found = [line for line in lines if line.split(" ", 6)[5] == DOWN]
     return [(servers(f"{line}\n")[0], line) for line in found]
+
+
+def sessions(text: str, backend: str, server: str) -> list[str]:
+    """Return the pointers of the sessions with *server* of *backend* in ``show sess``."""
+    found = SESSION.finditer(text)
+    return [one["id"] for one in found if (one["backend"], one["server"]) == (backend, server)]
 
 
 def frontends(text: str) -> list[Limit]:
@@ -140,7 +152,7 @@ def _statistics(text: str, *wanted: str) -> Iterator[tuple[str, ...]]:
             columns = line.removeprefix("# ").split(",")
             is_whole = {"pxname", "svname", *wanted} <= set(columns)
             at = [columns.index(name) for name in ("pxname", "svname", *wanted) if is_whole]
-        elif at and len(words := line.split(",", max(at) + 1)) > max(at) + 1:
+        elif at and len(words := line.split(",", max(at) + 1)) > max(at):
             yield tuple(words[index] for index in at)
 
 
@@ -160,17 +172,9 @@ def has_entries(text: str) -> bool:
 
 def statistics(text: str) -> dict[tuple[str, str], Shown]:
     """Return the rows of ``show stat`` by proxy and server; FRONTEND and BACKEND are servers."""
-    header, *rows = text.splitlines() or [""]
-    columns = header.removeprefix("# ").split(",")
-    wanted = ("pxname", "svname", "status", "check_status", "scur", "bin", "bout", "ereq", "stot")
-    if not set(wanted) <= set(columns):
-        return {}
-    at = [columns.index(name) for name in wanted]
+    columns = ("status", "check_status", "scur", "bin", "bout", "ereq", "stot")
     found = {}
-    for row in rows:
-        words = row.split(",")
-        if len(words) > max(at):
-            proxy, server, status, check, *numbers = (words[index] for index in at)
-            active, *totals = (int(number or 0) for number in numbers)
-            found[proxy, server] = Shown(status, check, active, (*totals,))  # type: ignore[arg-type]
+    for proxy, server, status, check, *numbers in _statistics(text, *columns):
+        active, *totals = (int(number or 0) for number in numbers)
+        found[proxy, server] = Shown(status, check, active, (*totals,))  # type: ignore[arg-type]
     return found

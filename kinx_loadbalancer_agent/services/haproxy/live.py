@@ -4,6 +4,7 @@ A server that still has clients cannot be deleted: it leaves, in maintenance, un
 or their time is over. This module must never decide what is wanted, nor touch a file.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -12,25 +13,34 @@ import structlog
 from kinx_loadbalancer_agent.engine.ports import Claim, Part
 from kinx_loadbalancer_agent.errors import ApplyError, NotProven
 from kinx_loadbalancer_agent.services.haproxy import facts, shape
+from kinx_loadbalancer_agent.services.haproxy.master import Master
 from kinx_loadbalancer_agent.services.haproxy.runtime import Runtime, Shows, refusals
+from kinx_loadbalancer_agent.system import process
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
 log = structlog.get_logger()
 
 CONDITION = "MembersGone"
 MAX_TENDED = 50
+HAS_CLIENTS = re.compile("still has connections")
+"""Why a server is not deleted that is to leave; any other refusal is one."""
 
 Key = tuple[str, str]
 
 
 class Live:
-    """What the worker behind *runtime* is told; *drain_seconds* are given to clients."""
+    """What the worker behind *runtime* is told; *drain_seconds* are given to clients.
 
-    def __init__(self, runtime: Runtime, clock: Clock, drain_seconds: int) -> None:
+    What deleted members leave in old workers is told by *master*.
+    """
+
+    def __init__(self, runtime: Runtime, master: Master, clock: Clock, drain_seconds: int) -> None:
         self._runtime = runtime
+        self._master = master
         self._clock = clock
         self._drain_seconds = drain_seconds
         self._leaving: dict[Key, tuple[shape.Server, Deadline]] = {}
+        self._outlived: dict[tuple[int, Key], Deadline] = {}
         self._agreed: tuple[Mapping[str, Part], int] | None = None
 
     @property
@@ -48,8 +58,19 @@ class Live:
         return Claim(CONDITION, "False", "Leaving", f"{message}; {longest:.0f} s at most")
 
     def forget(self) -> None:
-        """There is a new worker, which has no server that leaves."""
+        """There is another worker, which has no server that leaves."""
         self._leaving.clear()
+
+    def outlive(self, pid: int, gone: Iterable[Key]) -> None:
+        """The worker *pid* is an old one now: the clients of *gone* and of what left are there."""
+        for key in gone:
+            self._outlived[pid, key] = self._limit()
+        for key, (_, limit) in self._leaving.items():
+            self._outlived[pid, key] = limit
+        self._leaving.clear()
+
+    def _limit(self) -> Deadline:
+        return Deadline.after(self._clock, self._drain_seconds)
 
     def difference(self, before: Iterable[Part], wanted: Iterable[Part]) -> shape.Difference:
         """Return how a worker that has *before* is told to have *wanted*."""
@@ -71,7 +92,9 @@ class Live:
         for server in (facts.server(row, shows.limits) for row in shows.servers):
             has[server.key] = _known(server, aims.get(server.key))
         has = {key: one for key, one in has.items() if key[0] in names}
-        for key in self._leaving.keys() - aims.keys():
+        for key in self._leaving.keys() & aims.keys():  # it came back by another worker
+            del self._leaving[key]
+        for key in self._leaving:
             if (left := has.get(key)) and isinstance(left, shape.Server) and left.mode == "maint":
                 del has[key]
         other = [key for key in aims.keys() | has.keys() if aims.get(key) != has.get(key)]
@@ -92,9 +115,10 @@ class Live:
     ) -> str:
         """Carry out *commands*, see that what they are about is as *wanted*; return ``show info``.
 
+        What *before* has as well is not looked at again.
         Raises NotProven, with HAProxy's words, when it is not; some of it may be done then.
         """
-        old = {one.key: one for part in before for one in part.live}
+        gone = {one.key: one for part in before for one in part.live}
         aims: dict[Key, shape.Live] = {}
         questions = ["show info"]
         for part in wanted:
@@ -106,26 +130,28 @@ class Live:
         rows = {(row[0], row[1]): row for row in facts.servers(said)}
         is_limited = any(isinstance(aim, shape.Limit) for aim in aims.values())
         frontends = {one.key: one for one in facts.frontends(said)} if is_limited else {}
-        for key in [key for key, aim in aims.items() if old.get(key) != aim]:
+        said_no = [words for words in refusals(said) if not HAS_CLIENTS.search(words)]
+        if said_no:
+            raise NotProven(f"the running process does not take it: {'; '.join(said_no)}")
+        for key in [key for key, aim in aims.items() if gone.get(key) != aim]:
             row = rows.get(key)
             shown = facts.server(row, {}) if row else frontends.get(key)
             if str(shown) != str(aims[key]):
-                words = "; ".join(refusals(said)) or f"HAProxy shows {shown}, not {aims[key]}"
-                raise NotProven(f"the running process does not take it: {words}")
+                raise NotProven(f"HAProxy shows {shown}, not {aims[key]}")
             self._leaving.pop(key, None)
         for key in rows.keys() - aims.keys() - self._leaving.keys():
             left = facts.server(rows[key], {})
             if left.mode != "maint":
-                raise NotProven(f"the running process does not take it: HAProxy shows {left}")
-            known = old.get(key, left)
+                raise NotProven(f"HAProxy shows {left}, which nobody wants")
+            known = gone.get(key, left)
             assert isinstance(known, shape.Server)
-            limit = Deadline.after(self._clock, self._drain_seconds)
-            self._leaving[key] = (replace(known, mode="maint"), limit)
+            self._leaving[key] = (replace(known, mode="maint"), self._limit())
             log.info("server leaves", server="/".join(key), seconds=self._drain_seconds)
         return said
 
     def tend(self, deadline: Deadline) -> None:
         """Delete the servers that have no clients any more, or had them for too long."""
+        self._tend_old(deadline)
         some = list(self._leaving.items())[:MAX_TENDED]
         if not some:
             return
@@ -145,6 +171,19 @@ class Live:
             del self._leaving[key]
             if key in present:
                 self._leaving[key] = kept  # at the end: the others have their turn first
+
+    def _tend_old(self, deadline: Deadline) -> None:
+        """End what is left of deleted members in old workers when its time is over."""
+        for (pid, key), limit in list(self._outlived.items()):
+            if not process.is_alive(pid):
+                del self._outlived[pid, key]
+            elif limit.has_passed:
+                try:
+                    self._master.shut(pid, *key, deadline)
+                except ApplyError as error:  # tried again in the next look
+                    log.debug("old worker not tended", error=str(error))
+                else:
+                    del self._outlived[pid, key]
 
 
 def _known(server: shape.Server, aim: shape.Live | None) -> shape.Server:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kinx_loadbalancer_agent.errors import LoadRefused, NotProven, Unreachable
+from kinx_loadbalancer_agent.errors import LoadRefused, NotProven, TimedOut, Unreachable
 from kinx_loadbalancer_agent.services.haproxy import facts
 from kinx_loadbalancer_agent.services.haproxy.runtime import FRONTENDS
 from kinx_loadbalancer_agent.system import sockets
@@ -44,6 +44,23 @@ class Master:
         """Return what the worker *pid*, old ones included, shows of its frontends, by name."""
         answer = sockets.ask(self._path, f"@!{pid} {FRONTENDS}", timeout_seconds)
         return {name: shown for (name, _), shown in facts.statistics(answer).items()}
+
+    def is_silent(self, pid: int, timeout_seconds: float) -> bool:
+        """True when the worker *pid*, old ones included, does not say who it is in time."""
+        try:
+            return "Pid:" not in sockets.ask(self._path, f"@!{pid} show info", timeout_seconds)
+        except (TimedOut, Unreachable):
+            return True
+
+    def shut(self, pid: int, backend: str, server: str, deadline: Deadline) -> None:
+        """End the sessions that the old worker *pid* has with a server.
+
+        One by one: of a proxy that is stopped the Runtime API ends no sessions by server.
+        """
+        said = sockets.ask(self._path, f"@!{pid} show sess", deadline.remaining(1.0))
+        for session in facts.sessions(said, backend, server):
+            command = f"@!{pid} shutdown session {session}"
+            sockets.ask(self._path, command, deadline.remaining(1.0), effect="haproxy.tell")
 
     def reload(self, deadline: Deadline) -> None:
         """Ask for a reload. Up to 2.6 no answer says whether it works: look for its effect.

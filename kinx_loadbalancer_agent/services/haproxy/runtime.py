@@ -59,7 +59,7 @@ class Runtime:
             said.append(sockets.ask(self._path, batch, patience, effect="haproxy.tell"))
         return "".join(said)
 
-    def shows(self, backends: Sequence[str], timeout_seconds: float) -> Shows:
+    def shows(self, backends: Sequence[str], deadline: Deadline) -> Shows:
         """Return frontends and servers, and limits of the servers of some of *backends*.
 
         Limits cost most and are looked at in turns; up to 100 backends have theirs each time.
@@ -68,10 +68,14 @@ class Runtime:
         some = backends[first : first + LIMITS_AT_ONCE]
         self._next_limits = first + LIMITS_AT_ONCE
         limits: dict[tuple[str, str], int] = {}
+
+        def ask(question: str) -> str:
+            return self.ask(question, deadline.remaining(PATIENCE_SECONDS))
+
         for batch in _batches([f"show stat {name} 4 -1" for name in some]):
-            limits |= facts.limited(self.ask(batch, timeout_seconds))
-        frontends = facts.frontends(self.ask(FRONTENDS, timeout_seconds))
-        servers = facts.servers(self.ask("show servers state", timeout_seconds))
+            limits |= facts.limited(ask(batch))
+        frontends = facts.frontends(ask(FRONTENDS))
+        servers = facts.servers(ask("show servers state"))
         return Shows(tuple(servers), tuple(frontends), limits)
 
     def statistics(self, timeout_seconds: float) -> dict[tuple[str, str], facts.Shown]:

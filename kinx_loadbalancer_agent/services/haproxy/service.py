@@ -83,7 +83,8 @@ class Haproxy:
         counters = settings.agent.state_directory / "counters.json"
         self._counters = Counters(counters, self._runtime, self._master)
         self._processes = Processes(haproxy, self._runtime, self._master, self._counters, clock)
-        self._told = Live(self._runtime, clock, haproxy.member_drain_seconds)
+        drain_seconds = haproxy.member_drain_seconds
+        self._told = Live(self._runtime, self._master, clock, drain_seconds)
         self._shown: tuple[Mapping[tuple[str, str], facts.Shown], Deadline] | None = None
         self._live: Target | None = None
         self._staged: Target | None = None
@@ -116,7 +117,7 @@ class Haproxy:
             for part in (self._live.parts.values() if self._live else ())
             if part.live and isinstance(part.live[0], shape.Server)
         ]
-        shows = self._runtime.shows(backends, deadline.remaining(PATIENCE_SECONDS))
+        shows = self._runtime.shows(backends, deadline)
         return Observation(True, worker.pid, worker.description, self._confd.read(), shows)
 
     def recent(self) -> Observation | None:
@@ -132,6 +133,7 @@ class Haproxy:
         """Tell a process that runs something else, without our socket, from none at all."""
         processes = self._processes
         processes.worker = self._live = None
+        self._told.forget()
         try:
             processes.look(deadline)
         except (Unreachable, NotProven):
@@ -151,7 +153,10 @@ class Haproxy:
     def recover(self, deadline: Deadline) -> str:
         """Replace a worker that is silent; return in words what was done, '' for nothing."""
         self._live = None
-        return self._processes.replace_silent(deadline)
+        done = self._processes.replace_silent(deadline)
+        if done:
+            self._told.forget()
+        return done
 
     def status(self) -> dict[str, Any]:
         """Return what was observed last."""
@@ -164,7 +169,7 @@ class Haproxy:
         """
         count = sum(map(len, state.tables.get("members", {}).values()))
         patience = STATISTICS_SECONDS + count * STATISTICS_SECONDS_A_SERVER
-        absent = ""
+        absent, gone = "", operating.leaving(state, self._told.leaving)
         try:
             shown = self._runtime.statistics(deadline.remaining(patience))
             self._shown = (shown, Deadline.after(self._clock, REMEMBERED_SECONDS))
@@ -173,9 +178,8 @@ class Haproxy:
         except TimedOut as error:
             absent = str(error)
             if self._shown is not None and not self._shown[1].has_passed:
-                return operating.statuses(state, self._shown[0], "")
-        found = operating.statuses(state, None if absent else shown, absent)
-        return operating.leaving(state, self._told.leaving) | found
+                return gone | operating.statuses(state, self._shown[0], "")
+        return gone | operating.statuses(state, None if absent else shown, absent)
 
     def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
         """Return what *owner* carried so far, by all processes of HAProxy there were."""
@@ -321,7 +325,7 @@ class Haproxy:
         if deadline.remaining() < LISTEN_SECONDS:
             raise NotProven("no time is left to see haproxy change")
         target, processes = plan.target, self._processes
-        is_running = processes.is_running
+        is_running, old = processes.is_running, processes.worker
         if is_running:
             # Not to be found out after the files have changed.
             processes.look(deadline, REEXECUTION_SECONDS)
@@ -344,7 +348,8 @@ class Haproxy:
         worker = processes.worker
         if worker is None:
             return Applied("none", NOT_RUNNING, None, is_live=False, put_aside=aside)
-        self._told.forget()
+        if old is not None:
+            self._told.outlive(old.pid, _servers(before) - _servers(target))
         gone = frozenset(before.binds.values() if before else ())
         processes.await_release(gone - frozenset(target.binds.values()), deadline)
         self._live = target
@@ -358,7 +363,12 @@ class Haproxy:
         put_back = self._confd.rewrite(wanted)
         self._live = None
         try:
-            old = (before[name] for name in wanted if name in before)
+            # What a scan found otherwise is wanted as before, and looked at nevertheless.
+            old = (
+                before[name]
+                for name, part in wanted.items()
+                if name in before and before[name] is not part
+            )
             said = self._told.tell(plan.commands, old, wanted.values(), deadline)
             worker = facts.worker(said)
             if worker is None or worker != self._processes.proven:
@@ -381,3 +391,9 @@ class Haproxy:
         return self._confd.put_foreign_aside(
             None if before is None else before | target.parts.keys()
         )
+
+
+def _servers(target: Target | None) -> frozenset[tuple[str, str]]:
+    """Return the servers of *target*, by backend and name."""
+    live = (one for part in target.parts.values() for one in part.live) if target else ()
+    return frozenset(one.key for one in live if isinstance(one, shape.Server))

@@ -30,6 +30,7 @@ class Server:
     only a new server has others.
     is_addable: a running process can get it (2.6 refuses the word ``cookie`` there).
     limit: of its connections, which somebody has set; 0 is none.
+    is_down: somebody says so, and no check says otherwise.
     line: what follows the word ``server`` in the configuration.
     """
 
@@ -45,6 +46,7 @@ class Server:
     backup: bool = False
     is_addable: bool = True
     limit: int = 0
+    is_down: bool = False
     line: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,8 +87,9 @@ class Server:
 
     def __str__(self) -> str:
         check = f"checked at {self.check}" if self.check else "unchecked"
-        limit = f" limited to {self.limit}" if self.limit else ""
-        words = f"{self.address} {self.port} weight {self.weight} {self.mode} {check}{limit}"
+        others = f" limited to {self.limit}" if self.limit else ""
+        others += " down" if self.is_down else ""
+        words = f"{self.address} {self.port} weight {self.weight} {self.mode} {check}{others}"
         return f"{self.backend}/{self.name} {words}"
 
 
@@ -195,13 +198,14 @@ def _remove(one: Server) -> Iterator[str]:
 
 def _told(was: Live, one: Live) -> list[str] | None:
     """Return the commands that make *was* into *one*; None when there are none."""
-    if isinstance(one, Limit):
-        if was.status not in ("OPEN", "PAUSED"):  # type: ignore[union-attr]
+    if isinstance(one, Limit) and isinstance(was, Limit):
+        if was.status not in ("OPEN", "PAUSED"):
             return None
         limit = [f"set maxconn frontend {one.name} {one.maxconn}"]
-        resume = [f"enable frontend {one.name}"] if was.status == "PAUSED" else []  # type: ignore[union-attr]
-        return resume + (limit if was.maxconn != one.maxconn else [])  # type: ignore[union-attr]
+        resume = [f"enable frontend {one.name}"] if was.status == "PAUSED" else []
+        return resume + (limit if was.maxconn != one.maxconn else [])
     assert isinstance(was, Server)
+    assert isinstance(one, Server)
     name, commands = _name(one), []
     if (was.address, was.port) != (one.address, one.port):
         commands.append(f"set server {name} addr {one.address} port {one.port}")
@@ -218,6 +222,8 @@ def _told(was: Live, one: Live) -> list[str] | None:
         if address != "-":
             commands.append(f"set server {name} check-addr {address}")
         commands.append(f"set server {name} check-port {port}")
+    if was.is_down:
+        commands.append(f"set server {name} health up")
     if was.limit:
         commands.append(f"set maxconn server {name} 0")
     if was.mode != one.mode:
