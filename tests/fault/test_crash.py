@@ -413,7 +413,7 @@ class Late:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._proxy, name)
 
-    def check(self, plan: Plan, deadline: Deadline, *, is_trial: bool = False) -> None:
+    def check(self, plan: Plan, deadline: Deadline, **_: Any) -> None:
         pass
 
     def activate(self, plan: Plan, deadline: Deadline, *, may_start: bool) -> Applied:
