@@ -33,6 +33,15 @@ IDENTITIES = {
 NAMES = tuple(IDENTITIES)
 SINGLETONS = tuple(kind for kind, identity in IDENTITIES.items() if identity is None)
 COLLECTIONS = tuple(kind for kind in NAMES if kind not in SINGLETONS)
+NOTHING: Body = {
+    "loadbalancers": [],
+    "listeners": [],
+    "pools": [],
+    "peers": [],
+    "quagga": None,
+    "crontab": None,
+}
+"""The document of ``/api/state`` of a node that has nothing."""
 UNAPPLIED = ("quagga", "vips")
 """Kept, written and not applied to a routing daemon yet: a write of them is answered 202."""
 WARNED = ("quagga",)

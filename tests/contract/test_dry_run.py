@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import need
 from tests.contract import documents, judge
-from tests.contract.documents import LISTENERS, LOADBALANCERS, POOLS, QUAGGA, Body
+from tests.contract.documents import LISTENERS, LOADBALANCERS, NOTHING, POOLS, QUAGGA, Body
 from tests.fault.load import load
 from tests.fault.node import kill_haproxy
 from tests.machine import Machine, Reply, free_port, running, wait_until
@@ -23,14 +23,6 @@ MEMBERS = {"dry_run", "would", "reload", "because", "commands", "diff"}
 HUNK = re.compile(r"@@ -(?P<at>\d+)(?:,(?P<lines>\d+))? \+\d+(?:,\d+)? @@")
 BESIDES = {"routing": "etc/frr/frr.conf", "schedule": "var/spool/cron/crontabs/root"}
 """The name of a diff, and the file that is kept, of what is no part of conf.d."""
-NOTHING: Body = {
-    "loadbalancers": [],
-    "listeners": [],
-    "pools": [],
-    "peers": [],
-    "quagga": None,
-    "crontab": None,
-}
 VERBS = ("POST", "POST again", "PUT", "PUT again", "DELETE")
 
 SECRET = "correct-horse-battery"

@@ -10,19 +10,11 @@ import pytest
 from kinx_loadbalancer_agent import __version__
 from tests.conftest import need
 from tests.contract import documents, judge
-from tests.contract.documents import Body
+from tests.contract.documents import NOTHING, Body
 from tests.machine import Machine, running
 
 INFO = "/api/info"
 SHA256 = re.compile("[0-9a-f]{64}")
-NOTHING: Body = {
-    "loadbalancers": [],
-    "listeners": [],
-    "pools": [],
-    "peers": [],
-    "quagga": None,
-    "crontab": None,
-}
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,11 @@ import pytest
 
 from tests.conftest import need
 from tests.contract import documents, judge
-from tests.contract.documents import Body
+from tests.contract.documents import NOTHING, Body
 from tests.machine import Machine, Reply, free_port, running, wait_until
 
 STATE = "/api/state"
 MEMBERS = ("loadbalancers", "listeners", "pools", "peers", "quagga", "crontab")
-NOTHING: Body = {
-    "loadbalancers": [],
-    "listeners": [],
-    "pools": [],
-    "peers": [],
-    "quagga": None,
-    "crontab": None,
-}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from itertools import compress
 from operator import is_not
 
 from kinx_loadbalancer_agent.engine.ports import Part
+from kinx_loadbalancer_agent.model.rules import endpoint
 
 GLOBAL = "00-global.cfg"
 MAX_NAMED = 4
@@ -54,12 +55,6 @@ class Server:
         object.__setattr__(self, "line", f"{self.name} {self.given}{disabled}")
 
     @property
-    def at(self) -> str:
-        """The address and port as the configuration has them."""
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}"
-
-    @property
     def given(self) -> str:
         """What a server has from the beginning."""
         address, _, port = self.check.partition(" ")
@@ -68,7 +63,9 @@ class Server:
         checks += f" addr {host}" if self.check and address != "-" else ""
         checks += f" port {port}" if self.check and port != "0" else ""
         backup = " backup" if self.backup else ""
-        return f"{self.at} weight {self.weight}{self.words}{checks}{backup}"
+        return (
+            f"{endpoint(self.address, self.port)} weight {self.weight}{self.words}{checks}{backup}"
+        )
 
     @property
     def key(self) -> tuple[str, str]:
