@@ -21,14 +21,19 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = (sys.executable, "-m", "kinx_loadbalancer_agent")
+GIVEN: set[int] = set()
+"""The ports that tests of this process got already, whether they listen there yet or not."""
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port nobody holds, below those that outgoing connections take."""
+    """Return a port nobody holds, below those that outgoing connections take; none twice."""
     while True:
         port = random.randint(10_000, 32_000)
+        if port in GIVEN:
+            continue
         with socket.socket() as attempt, contextlib.suppress(OSError):
             attempt.bind((address, port))
+            GIVEN.add(port)
             return port
 
 

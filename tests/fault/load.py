@@ -163,7 +163,7 @@ class Load:
         """
         weights = {id: weight for writer in self.writers for id, weight in writer.weights.items()}
         for writer in self.writers:
-            assert writer.lies == []
+            assert not writer.lies, writer.lies
         listeners = self.machine.get("/api/haproxy/listeners").json["listeners"]
         mine = {found["id"]: found["default_pool_id"] for found in listeners}
         assert mine == {"stable": None} | {id: id for id in weights}
