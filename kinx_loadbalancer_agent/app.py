@@ -19,6 +19,7 @@ from kinx_loadbalancer_agent.api import auth, health, openapi, problems, resourc
 from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
+from kinx_loadbalancer_agent.services.routing.gate import Gate
 from kinx_loadbalancer_agent.services.routing.service import Routing
 from kinx_loadbalancer_agent.services.routing.vips import Vips
 from kinx_loadbalancer_agent.services.schedule import Schedule
@@ -52,11 +53,17 @@ def build_engine(
     """Return the engine of *settings*, not started."""
     clock, kinds = clock or SystemClock(), kinds or Kinds()
     templates = templates or Templates()
-    vips = Vips(settings.routing)
+    proxy = Haproxy(settings, kinds, clock, own=own_haproxy, templates=templates)
+    routing = settings.routing
+    gate = None
+    if routing.live and routing.dialect == "frr":
+        gate = Gate(proxy, clock, needs_member=routing.announce == "usable")
+    speaker = Routing(routing, templates, gate, clock)
+    vips = Vips(routing, speaker)
     return Engine(
         kinds=kinds,
-        proxy=Haproxy(settings, kinds, clock, own=own_haproxy, templates=templates),
-        services=(vips, Routing(settings.routing, templates), Schedule(settings.schedule)),
+        proxy=proxy,
+        services=(vips, speaker, Schedule(settings.schedule)),
         network=vips,
         store=settings.agent.store,
         lock=Lock(settings.agent.engine_lock),

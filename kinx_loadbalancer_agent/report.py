@@ -18,7 +18,6 @@ import structlog
 
 from kinx_loadbalancer_agent import __version__, cli, errors, logs
 from kinx_loadbalancer_agent.engine import store
-from kinx_loadbalancer_agent.engine.conditions import timestamp
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.resources import Crontab, Ref, vip_addresses
 from kinx_loadbalancer_agent.model.rules import endpoint
@@ -26,7 +25,7 @@ from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.services.haproxy import facts
 from kinx_loadbalancer_agent.settings import HaproxySettings, ScheduleSettings, Settings
 from kinx_loadbalancer_agent.system import files, host, sockets, web
-from kinx_loadbalancer_agent.system.clock import Clock, Deadline, SystemClock
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline, SystemClock, timestamp
 
 GIVE_UP_SECONDS = 7.0  # of the 10 a report may take: a busy node starts Python in some seconds
 SEND_SECONDS = 6.5

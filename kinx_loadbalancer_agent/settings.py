@@ -137,7 +137,9 @@ class RoutingSettings(_Section):
     connect: Annotated[int, Field(ge=1, le=65535)] = 5
     bfd: Annotated[str, AfterValidator(_bfd)] = "off"
     password: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@%+=-]{1,80}$")] | None = None
-    addresses: Literal["assign", "leave"] = "assign"
+    live: bool = True
+    announce: Literal["bound", "usable"] = "bound"
+    drain_on_stop: bool = False
     assign_vips: bool = False
     release_batch: AbsolutePath = Path("/run/haproxy/release.batch")
 
@@ -192,7 +194,7 @@ def load(
         dialect = str(values["routing"].get("dialect", "frr"))
         directory = root.absolute() / "etc" / dialect
         values["routing"].setdefault("config_dir", directory)
-        values["routing"].setdefault("addresses", "leave")
+        values["routing"].setdefault("live", False)
     # cron hands nothing on: the line itself has to say which agent it is about.
     options = {"--config": config, "--root": root}
     words = [f" {name} {where.absolute()}" for name, where in options.items() if where]

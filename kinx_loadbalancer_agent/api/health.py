@@ -6,7 +6,7 @@ from kinx_loadbalancer_agent.api.problems import problem, respond
 from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.errors import Fault
 
-NEEDED = ("Ready", "HaproxyRunning")
+NEEDED, EXCLUDED = ("Ready", "HaproxyRunning"), ("Drained",)
 
 
 def blueprint(engine: Engine) -> Blueprint:
@@ -19,7 +19,9 @@ def blueprint(engine: Engine) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        missing = [name for name in NEEDED if not engine.conditions.holds(name)]
+        holds = engine.conditions.holds
+        missing = [name for name in NEEDED if not holds(name)]
+        missing += [name for name in EXCLUDED if holds(name)]
         if not missing:
             return respond({"status": "ready"})
         faults = tuple(Fault("", engine.conditions.message(name) or name) for name in missing)

@@ -140,6 +140,9 @@ def _operations(kinds: Kinds) -> Iterator[tuple[str, ...]]:
         yield item, "get", f"Show a {one}.", name, "", *IF
         yield item, "put", f"Change a {one}.", name, f"{name}Change"
         yield item, "patch", "The same as PUT.", name, f"{name}Change"
+        for switch in sorted(kind.switches):
+            for method in ("put", "patch"):
+                yield f"{item}/{switch}", method, f"Set {switch} alone.", name, "{bool}"
         yield item, "delete", f"Delete a {one}.", "Gone", "", "cascade"
         if kind.parent:
             said = f"[{name}Change] {{[{name}Change]}}"

@@ -6,6 +6,7 @@ It knows documents, intents and answers, and no kind by name.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
@@ -17,9 +18,16 @@ from kinx_loadbalancer_agent.api.documents.document import Read
 from kinx_loadbalancer_agent.api.problems import respond
 from kinx_loadbalancer_agent.engine.batch import Answer
 from kinx_loadbalancer_agent.engine.engine import Engine
-from kinx_loadbalancer_agent.errors import Conflict, Malformed, NotFound, PreconditionFailed
+from kinx_loadbalancer_agent.errors import (
+    Conflict,
+    Fault,
+    Malformed,
+    NotFound,
+    PreconditionFailed,
+    refusal,
+)
 from kinx_loadbalancer_agent.model import export
-from kinx_loadbalancer_agent.model.fold import etag
+from kinx_loadbalancer_agent.model.fold import escaped, etag
 from kinx_loadbalancer_agent.model.intents import Delete, Intent, Operation
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
@@ -53,6 +61,9 @@ def blueprint(
     routes.add_url_rule(item, "show", views.show, methods=["GET"])
     routes.add_url_rule(item, "merge", views.merge, methods=["PUT", "PATCH"])
     routes.add_url_rule(item, "delete", views.delete, methods=["DELETE"])
+    for name in kind.switches:
+        switch = partial(views.switch, name)
+        routes.add_url_rule(f"{item}/{name}", f"set_{name}", switch, methods=["PUT", "PATCH"])
     if kind.parent:
         routes.add_url_rule(kind.collection, "replace", views.replace, methods=["PUT"])
     if kind.named_by:
@@ -109,6 +120,17 @@ class _Views:
     def merge(self, id: str = "", parent: str = "") -> Response:
         is_trial = trial_asked()
         body = bodies.read_object(request)
+        return self._settle(self._document.merge(body, id, parent), is_trial=is_trial)
+
+    def switch(self, name: str, id: str = "", parent: str = "") -> Response:
+        is_trial = trial_asked()
+        body = bodies.read_object(request)
+        others = sorted(body.keys() - {name})
+        faults = [Fault(f"/{escaped(one)}", "is not a member of this document") for one in others]
+        if name not in body:
+            faults.append(Fault(f"/{name}", "is required"))
+        if faults:
+            raise refusal(faults)
         return self._settle(self._document.merge(body, id, parent), is_trial=is_trial)
 
     def delete(self, id: str = "", parent: str = "") -> Response:

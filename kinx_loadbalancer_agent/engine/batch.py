@@ -239,7 +239,7 @@ class Batch:
             because = "it is what runs already" if live else "HAProxy is not running"
             return Applied("none", because, observation.worker_pid, live), settled
         try:
-            applied = self._proxy.activate(settled.plan, self._deadline, may_start=may_start)
+            applied = self._activate(settled.plan, may_start=may_start)
         except Unreachable:
             if not self._observation.is_recent:
                 raise
@@ -256,10 +256,16 @@ class Batch:
             settled = self.settle([one for one in settled.tickets if one.answer is None])
             if settled.plan.is_empty:
                 return Applied("none", str(error), observation.worker_pid, True), settled
-            applied = self._proxy.activate(settled.plan, self._deadline, may_start=False)
+            applied = self._activate(settled.plan, may_start=False)
         finally:
             self._laps.lap("activate")
         return applied, settled
+
+    def _activate(self, plan: Plan, *, may_start: bool) -> Applied:
+        if self._network is None or plan.is_live:
+            return self._proxy.activate(plan, self._deadline, may_start=may_start)
+        with self._network.leading_to(plan.target.binds.values(), self._deadline):
+            return self._proxy.activate(plan, self._deadline, may_start=may_start)
 
     def attempt(self, ticket: Ticket) -> None:
         """Answer *ticket* with what would become of it; nothing is touched."""

@@ -2,13 +2,12 @@
 
 import threading
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from kinx_loadbalancer_agent.engine.ports import Claim, Severity, Status
-from kinx_loadbalancer_agent.system.clock import Clock
+from kinx_loadbalancer_agent.system.clock import Clock, timestamp
 
 log = structlog.get_logger()
 
@@ -130,9 +129,3 @@ class Drift:
         else:
             message = "nothing was changed behind the agent"
             self._conditions.set("Drift", "False", "None", message)
-
-
-def timestamp(seconds: float) -> str:
-    """Return *seconds* since the epoch as RFC 3339, UTC."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

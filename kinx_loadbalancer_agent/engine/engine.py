@@ -15,7 +15,7 @@ import structlog
 
 from kinx_loadbalancer_agent.engine import store as stores
 from kinx_loadbalancer_agent.engine.batch import PROXY, Answer, Batch, Laps, Settled, Ticket
-from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift, timestamp
+from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
 from kinx_loadbalancer_agent.engine.keeper import Keeper
 from kinx_loadbalancer_agent.engine.ports import (
     Applied,
@@ -40,7 +40,7 @@ from kinx_loadbalancer_agent.model.intents import WHOLE, Intent
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
-from kinx_loadbalancer_agent.system.clock import Clock, Deadline
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline, timestamp
 from kinx_loadbalancer_agent.system.files import Lock
 
 log = structlog.get_logger()

@@ -5,6 +5,7 @@ tried again with growing waits. This module must never know what the service is.
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -17,7 +18,8 @@ from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 2.0
+SHORTEST_WAIT_SECONDS = 2.0
+SHOWN = 5  # steps in one message
 TURN_SECONDS = 10.0
 MAX_BACK_OFF_SECONDS = 4.0  # what others break is put right within 10 s of its cause being gone
 
@@ -40,10 +42,12 @@ class Keeper:
         self._failures = 0
         self._asked: dict[str, Any] = {}
         self._stopping = False
+        self._is_due = False
         self._thread: threading.Thread | None = None
 
     def wake(self, state: State, generation: int) -> None:
         """Keep *state* from now on; returns at once. The first call begins."""
+        self.service.follow(state, self.look)
         with self._mutex:
             before, self._wanted = self._wanted, (state, generation)
             if before is not None and state.shares(before[0], self.service.kinds):
@@ -56,8 +60,15 @@ class Keeper:
             self._thread = threading.Thread(target=self._run, name=self.service.name, daemon=True)
             self._thread.start()
 
+    def look(self) -> None:
+        """Look at the service soon: something has happened to it. Any thread may say so."""
+        with self._mutex:
+            self._is_due = True
+            self._mutex.notify_all()
+
     def stop(self) -> None:
         """End after the turn in hand: another process keeps the service from here on."""
+        self.service.stop()
         with self._mutex:
             self._stopping = True
             self._mutex.notify_all()
@@ -79,6 +90,7 @@ class Keeper:
                 wanted = self._wanted
                 if self._stopping or wanted is None:
                     return
+                self._is_due = False
                 asked = self._asked if wanted[1] > self._looked_at else {}
             with structlog.contextvars.bound_contextvars(**asked):
                 self._turn(*wanted)
@@ -86,48 +98,59 @@ class Keeper:
 
     def _rest(self, known: tuple[State, int]) -> None:
         """Wait for another state, at most until the next look or try."""
-        wait = min(MAX_BACK_OFF_SECONDS, LOOK_SECONDS * 2 ** max(0, self._failures - 1))
+        wait = self.service.look_seconds
+        if self._failures:
+            wait = min(MAX_BACK_OFF_SECONDS, SHORTEST_WAIT_SECONDS * 2 ** (self._failures - 1))
         with self._mutex:
-            self._mutex.wait_for(lambda: self._stopping or self._wanted is not known, wait)
+            self._mutex.wait_for(
+                lambda: self._stopping or self._is_due or self._wanted is not known, wait
+            )
 
     def _turn(self, state: State, generation: int) -> None:
         """Make the service agree with *state* once, and say how that went."""
         try:
             self._converge(state)
-            claim = self.service.claim(state)
+            claims = self.service.claims(state)
             self._failures = 0
         except (ApplyError, OSError) as error:
             self._failures += 1
-            claim = self._failed(str(error), type(error).__name__)
+            claims = self._failed(str(error), type(error).__name__)
         except Exception:
             self._failures += 1
             log.exception("keeper failed", service=self.service.name)
-            claim = self._failed("internal error", "InternalError")
-        self._conditions.state(claim)
+            claims = self._failed("internal error", "InternalError")
+        for claim in claims:
+            self._conditions.state(claim)
         with self._mutex:
             self._looked_at = generation
-            self._pending = "" if claim.status == "True" else claim.message
+            self._pending = "" if claims[0].status == "True" else claims[0].message
             self._mutex.notify_all()
 
     def _converge(self, state: State) -> None:
         deadline = Deadline.after(self._clock, TURN_SECONDS)
-        wanted = self.service.render(state)
         seen = self.service.observe(deadline)
         steps = self.service.plan(state, seen)
+        wanted = self.service.aim(state)
         if not steps:
             self._kept = wanted
             self._drift.ended(self.service.name)
             return
         if self._kept == wanted:  # it was so before
-            self._drift.found(self.service.name, f"changed by others, to undo: {'; '.join(steps)}")
+            what = f"changed by others, to undo: {_listed(steps)}"
+            self._drift.found(self.service.name, what)
         self._kept = None
         self.service.apply(state, seen, deadline)
         left = self.service.plan(state, self.service.observe(deadline))
         if left:
-            raise NotProven(f"still to do: {'; '.join(left)}")
+            raise NotProven(f"still to do: {_listed(left)}")
         self._kept = wanted
-        log.info("service changed", service=self.service.name, steps="; ".join(steps))
+        log.info("service changed", service=self.service.name, steps=_listed(steps))
 
-    def _failed(self, message: str, reason: str) -> Claim:
+    def _failed(self, message: str, reason: str) -> tuple[Claim, ...]:
         log.warning("cannot keep service, will retry", service=self.service.name, error=message)
-        return Claim(self.service.condition, "False", reason, message, "error")
+        return (Claim(self.service.condition, "False", reason, message, "error"),)
+
+
+def _listed(steps: Sequence[str]) -> str:
+    more = [f"and {len(steps) - SHOWN} more"] if len(steps) > SHOWN else []
+    return "; ".join([*steps[:SHOWN], *more])

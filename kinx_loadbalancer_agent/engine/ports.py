@@ -1,6 +1,7 @@
 """What the engine needs of a proxy; services give it. Nothing here knows HAProxy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -187,6 +188,18 @@ class Proxy(Protocol):
         """Replace a process that does not answer; return what was done, '' for nothing."""
         ...
 
+    @property
+    def is_changing(self) -> bool:
+        """True while a change is made, in which an answer may take longer."""
+        ...
+
+    def pulse(self, timeout_seconds: float) -> tuple[int, int]:
+        """Return the worker that answers, and its connections. Any thread may ask.
+
+        Raises Unreachable when nobody is there, another ApplyError without a whole answer.
+        """
+        ...
+
     def status(self) -> dict[str, Any]:
         """Return the member ``haproxy`` of ``/api/status``, as last observed."""
         ...
@@ -201,7 +214,7 @@ class Proxy(Protocol):
 
 
 class Network(Protocol):
-    """What gives this node the addresses that its listeners bind."""
+    """What gives this node the addresses that its listeners bind, and announces them."""
 
     def assigns(self, state: State) -> frozenset[str]:
         """Return the addresses that *state* has this node assign."""
@@ -211,30 +224,53 @@ class Network(Protocol):
         """Assign those of *addresses* that are not there; raises ApplyError or OSError."""
         ...
 
+    def leading_to(
+        self, binds: Collection[tuple[str, int]], deadline: Deadline
+    ) -> AbstractContextManager[None]:
+        """Announce nothing, for the time of the block, that *binds* alone will not serve.
+
+        What is announced is withdrawn before, in at most 500 ms; that may fail.
+        """
+        ...
+
 
 class Service(Protocol):
     """What a keeper keeps as the state says. Every method ends by its deadline.
 
-    condition: the type of the claims it makes.
+    condition: the type of the first claim it makes, which says whether the service is as wanted.
     kinds: the resources it is made of; a change of the awaited ones is answered when it is kept.
+    look_seconds: how long nothing is looked at when nothing happens.
     """
 
     name: str
     condition: str
     kinds: frozenset[str]
     awaited: frozenset[str]
+    look_seconds: float = 2.0
+
+    def follow(self, state: State, changed: Callable[[], None]) -> None:
+        """Know that *state* is wanted; call *changed* to be looked at. Returns at once."""
+        return
+
+    def stop(self) -> None:
+        """End what goes on by itself."""
+        return
 
     def render(self, state: State) -> bytes:
         """Return *state* in the service's own words; b"" where it asks for nothing. Pure."""
         ...
 
+    def aim(self, state: State) -> bytes:
+        """Return what is to be kept now, where that depends on more than *state*."""
+        return self.render(state)
+
     def readable(self, content: bytes) -> str:
         """Return rendered *content* as people may see it: without secrets."""
-        ...
+        return content.decode()
 
     def check(self, content: bytes, deadline: Deadline) -> None:
         """Ask the service's own check about rendered *content*; raises CheckRefused."""
-        ...
+        return
 
     def observe(self, deadline: Deadline) -> Any:
         """Return what is there; raises ApplyError or OSError."""
@@ -248,10 +284,10 @@ class Service(Protocol):
         """Do what is planned; raises ApplyError or OSError."""
         ...
 
-    def claim(self, state: State) -> Claim:
-        """Return how it stands, after a look that found nothing to do; True: as *state* says."""
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        """Return how it stands, after a look that found nothing to do."""
         ...
 
     def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what only the service knows of *resource*, whose other members are *shown*."""
-        ...
+        return {}

@@ -61,7 +61,7 @@ def judge(
         if service.kinds & kinds or folded.subject == WHOLE:
             try:
                 commands += service.plan(after, service.observe(deadline))
-                claim = service.claim(after)
+                claim = service.claims(after)[0]
                 pending += [claim.message] if claim.status != "True" else []
             except (ApplyError, OSError) as error:
                 pending.append(str(error))

@@ -62,6 +62,7 @@ class Kind:
     rules: yields what the state has against a resource.
     fragment: the HAProxy configuration it renders, as (file name prefix, template).
     is_shared: every node of a load balancer has the same of it.
+    switches: fields that have a URL of their own, to be set there alone.
     """
 
     model: type[Resource]
@@ -75,6 +76,7 @@ class Kind:
     rules: Callable[[State, Any], Iterator[Fault]] = field(default=_no_faults)
     fragment: tuple[str, str] | None = None
     is_shared: bool = True
+    switches: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -158,6 +160,7 @@ KINDS: tuple[Kind, ...] = (
         fixed=frozenset(),
         rules=rules.quagga,
         is_shared=False,
+        switches=frozenset({"drain"}),
     ),
     Kind(
         model=Vip,

@@ -361,6 +361,7 @@ class Quagga(Resource):
     primary_gateway_addr: HostAddress = Field(description="The first router.")
     secondary_gateway_addr: HostAddress | None = Field(None, description="The second router.")
     router_as_number: AsNumber = Field(description="The AS of the routers.")
+    drain: Flag = Field(False, description="Announce nothing: clients go to the other nodes.")
 
     def published(self, state: "State") -> dict[str, Any]:
         vips = vip_addresses(state)

@@ -8,12 +8,11 @@ This module must never run anything.
 import os
 import re
 import stat
-from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
-from kinx_loadbalancer_agent.engine.ports import Claim
+from kinx_loadbalancer_agent.engine.ports import Claim, Service
 from kinx_loadbalancer_agent.errors import NotProven
-from kinx_loadbalancer_agent.model.resources import Crontab, Ref, Resource
+from kinx_loadbalancer_agent.model.resources import Crontab, Ref
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.settings import ScheduleSettings
 from kinx_loadbalancer_agent.system import files
@@ -33,7 +32,7 @@ class Found(NamedTuple):
     signature: files.Signature | None = None
 
 
-class Schedule:
+class Schedule(Service):
     """The crontab of one node (Service of engine.ports)."""
 
     name = "schedule"
@@ -49,12 +48,6 @@ class Schedule:
         if wanted is None:
             return b""
         return f"{wanted.schedule} {self._command}\n".encode()
-
-    def readable(self, content: bytes) -> str:
-        return content.decode()
-
-    def check(self, content: bytes, deadline: Deadline) -> None:
-        """Nothing asks cron: the schedule was parsed when it was taken."""
 
     def observe(self, deadline: Deadline) -> Found:
         signature = files.signature(self._path)
@@ -80,13 +73,10 @@ class Schedule:
         beside, known = self._path.parent, observation.signature
         files.write(self._path, content, mode=MODE, owner_of=beside, replacing=known)
 
-    def claim(self, state: State) -> Claim:
+    def claims(self, state: State) -> tuple[Claim, ...]:
         if not self.render(state):
-            return Claim(self.condition, "True", "NotAsked", "no report is asked for")
-        return Claim(self.condition, "True", "Scheduled", f"{self._path} has the line")
-
-    def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
+            return (Claim(self.condition, "True", "NotAsked", "no report is asked for"),)
+        return (Claim(self.condition, "True", "Scheduled", f"{self._path} has the line"),)
 
     def _spliced(self, wanted: bytes, present: bytes) -> bytes:
         """Return *present* with *wanted* as our only line, where it is or else at the end."""

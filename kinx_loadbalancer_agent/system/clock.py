@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -54,3 +55,9 @@ class Deadline:
     def has_passed(self) -> bool:
         """True when no time is left."""
         return self.clock.monotonic() >= self.at
+
+
+def timestamp(seconds: float) -> str:
+    """Return *seconds* since the epoch as RFC 3339, UTC."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,5 +1,6 @@
 """The BGP speaker, its VIPs and its file (CONTRACT section 2, quagga)."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -237,6 +238,71 @@ def test_a_listener_on_a_vip_that_is_not_assigned_yet_is_a_409(node: Machine) ->
     )
 
     judge.assert_is_problem(reply, 409, "/vip_address")
+
+
+def is_taken_over(machine: Machine) -> bool:
+    with contextlib.suppress(OSError):
+        return machine.condition("Ready").get("status") == "True"
+    return False
+
+
+# --- drain ----------------------------------------------------------------------------------
+
+
+def test_a_drained_node_announces_nothing_says_so_and_comes_back(node: Machine) -> None:
+    speak(node)
+    there = networks(node)
+
+    drained = node.put(f"{QUAGGA}/drain", {"drain": True})
+    while_drained = networks(node), node.condition("Drained"), node.get("/readyz")
+    back = node.put(f"{QUAGGA}/drain", {"drain": False})
+
+    assert (drained.status, drained.json["drain"]) == (202, True)
+    assert (while_drained[0], while_drained[1]["status"]) == ([], "True")
+    judge.assert_is_problem(while_drained[2], 503, "")
+    assert (back.json["drain"], networks(node), there) == (False, there, [f"{FIRST}/32"])
+    wait_until(lambda: node.condition("Drained")["status"] == "False")
+    assert node.get("/readyz").status == 200
+
+
+def test_a_drained_node_stays_so_over_another_post_and_a_restart(machine: Machine) -> None:
+    speak(machine)
+    machine.put(f"{QUAGGA}/drain", {"drain": True})
+
+    again = machine.post(QUAGGA, quagga())
+    machine.stop()
+    machine.start(ready=False)
+
+    wait_until(lambda: is_taken_over(machine) and machine.condition("Drained"))
+    assert machine.get("/readyz").status == 503
+    assert again.json["drain"] is True
+    assert machine.condition("Drained")["status"] == "True"
+    assert networks(machine) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({}, ["/drain"]),
+        ({"drain": "yes"}, ["/drain"]),
+        ({"drain": True, "hostname": "x"}, ["/hostname"]),
+        ({"hostname": "x"}, ["/drain", "/hostname"]),
+    ],
+)
+def test_the_url_of_drain_takes_nothing_else(
+    node: Machine, body: dict[str, Any], pointers: list[str]
+) -> None:
+    speak(node)
+    before = judge.kept(node)
+
+    reply = node.put(f"{QUAGGA}/drain", body)
+
+    judge.assert_is_problem(reply, 422, *pointers)
+    assert judge.kept(node) == before
+
+
+def test_without_a_speaker_there_is_nothing_to_drain(node: Machine) -> None:
+    assert node.put(f"{QUAGGA}/drain", {"drain": True}).status == 404
 
 
 # --- fields ---------------------------------------------------------------------------------

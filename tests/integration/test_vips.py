@@ -34,7 +34,7 @@ def network() -> Iterator[None]:
 @pytest.fixture
 def machine(network: None) -> Iterator[Machine]:
     need("haproxy")
-    with running(environment={"KINX_ROUTING_ADDRESSES": "assign"}) as machine:
+    with running(environment={"KINX_ROUTING_LIVE": "true"}) as machine:
         yield machine
 
 
@@ -42,7 +42,7 @@ def machine(network: None) -> Iterator[Machine]:
 def assigning(network: None) -> Iterator[Machine]:
     """A machine that assigns the addresses of listeners and load balancers as well."""
     need("haproxy")
-    environment = {"KINX_ROUTING_ADDRESSES": "assign", "KINX_ROUTING_ASSIGN_VIPS": "true"}
+    environment = {"KINX_ROUTING_LIVE": "true", "KINX_ROUTING_ASSIGN_VIPS": "true"}
     with running(environment=environment) as machine:
         yield machine
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,8 @@ import pytest
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
 from kinx_loadbalancer_agent.engine.keeper import Keeper
-from kinx_loadbalancer_agent.engine.ports import Claim
+from kinx_loadbalancer_agent.engine.ports import Claim, Service
 from kinx_loadbalancer_agent.errors import Unreachable
-from kinx_loadbalancer_agent.model.resources import Resource
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
 from tests.machine import wait_until
@@ -33,7 +32,7 @@ def stays_so(holds: Callable[[], bool], seconds: float) -> bool:
 
 
 @dataclass
-class Shelf:
+class Shelf(Service):
     """A service that is a text on a shelf: the names of the peers.
 
     fails: what goes wrong when it is changed. is_deaf: a change changes nothing.
@@ -57,12 +56,6 @@ class Shelf:
     def render(self, state: State) -> bytes:
         return ",".join(sorted(state.table("peers"))).encode()
 
-    def readable(self, content: bytes) -> str:
-        return content.decode()
-
-    def check(self, content: bytes, deadline: Deadline) -> None:
-        pass
-
     def observe(self, deadline: Deadline) -> bytes:
         return self.text
 
@@ -79,11 +72,8 @@ class Shelf:
         if not self.is_deaf:
             self.text = self.render(state)
 
-    def claim(self, state: State) -> Claim:
-        return Claim(self.condition, "True", "Kept", f"the shelf has {self.text.decode()}")
-
-    def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        return (Claim(self.condition, "True", "Kept", f"the shelf has {self.text.decode()}"),)
 
 
 class Kept:

@@ -59,12 +59,12 @@ def test_a_root_puts_every_path_under_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert absolute.schedule.command == "/usr/local/bin/check_vlb --root /demo"
 
 
-def test_addresses_are_assigned_but_under_a_root() -> None:
-    assigned = {"KINX_ROUTING_ADDRESSES": "assign"}
+def test_routing_is_live_but_under_a_root() -> None:
+    assigned = {"KINX_ROUTING_LIVE": "true"}
 
-    assert settings.load(environment={}).routing.addresses == "assign"
-    assert settings.load(root=Path("/demo"), environment={}).routing.addresses == "leave"
-    assert settings.load(root=Path("/demo"), environment=assigned).routing.addresses == "assign"
+    assert settings.load(environment={}).routing.live is True
+    assert settings.load(root=Path("/demo"), environment={}).routing.live is False
+    assert settings.load(root=Path("/demo"), environment=assigned).routing.live is True
 
 
 @pytest.mark.parametrize(("dialect", "path"), [("frr", "/etc/frr"), ("quagga", "/etc/quagga")])

@@ -5,6 +5,7 @@ This module must never write a fragment.
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -36,6 +37,16 @@ MAX_OLD_WORKERS = 8
 MAX_MEMORY_SHARE = 0.25
 REPLACE_SECONDS = 60.0
 PEERS_FRAGMENT = "10-peers.cfg"
+GUARD = "kinx-guard"
+GUARDING = """(
+    PATH=$PATH:/usr/sbin:/sbin
+    # A process that has ended and is not reaped yet has a directory, and no exe.
+    while [ -e "/proc/$1/exe" ]; do sleep 0.2; done
+    exec ip -force -batch "$2"
+) </dev/null >/dev/null 2>&1 &"""
+"""What ends the announcements when HAProxy ends, the agent or not: without an address on lo, bgpd
+withdraws it."""
+GUARD_SECONDS = 1.0
 NO_STATE = b"1\n"
 STATE_MODE = 0o640
 
@@ -54,8 +65,11 @@ class Processes:
         master: Master,
         counters: Counters,
         clock: Clock,
+        release: Path | None,
     ) -> None:
         self._settings = settings
+        self._release = release
+        self._guarded = 0
         self._runtime = runtime
         self._master = master
         self._counters = counters
@@ -78,6 +92,27 @@ class Processes:
         """Return the processes that load our directory, whether they answer or not."""
         words = ("-f", str(self._settings.conf_d))
         return process.with_arguments(*words, older_than_seconds=older_than_seconds)
+
+    def guard(self) -> None:
+        """Have the addresses on lo released when the master ends, whether the agent lives or not.
+
+        This is what ``ExecStopPost`` does where systemd starts HAProxy.
+        """
+        if self._release is None or self.master is None or self.master.pid == self._guarded:
+            return
+        self._guarded = self.master.pid
+        words = (GUARD, str(self._guarded), str(self._release))
+        if not process.with_arguments(*words):
+            process.run(["sh", "-c", GUARDING, *words], GUARD_SECONDS)
+
+    def await_guards(self, deadline: Deadline) -> None:
+        """Wait until the addresses of a HAProxy that has ended are released, not to be so later."""
+        limit = Deadline.after(self._clock, deadline.remaining(GUARD_SECONDS))
+        while self._guarded and process.with_arguments(GUARD, str(self._guarded)):
+            if limit.has_passed:
+                raise NotProven("the addresses of the haproxy that ended are not released yet")
+            self._clock.sleep(0.02)
+        self._guarded = 0
 
     # --- reload, start, put back ------------------------------------------------------------
 
@@ -113,6 +148,7 @@ class Processes:
         if ended.status != 0:
             raise LoadRefused(f"haproxy does not start: {ended.stderr.strip()[-500:]}")
         self._prove(target, 0, -1, deadline)
+        self.guard()
 
     def put_back(self, before: Target | None, deadline: Deadline) -> None:
         """Make the process what it was before an activation that failed."""

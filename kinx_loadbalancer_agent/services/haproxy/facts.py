@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kinx_loadbalancer_agent.services.haproxy.shape import Limit, Server
 
@@ -16,7 +16,9 @@ SESSION = re.compile(
 )
 LIMITS = ("Maxconn", "ConnRateLimit", "SessRateLimit", "SslRateLimit")
 MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+) \[failed: (?P<failed>\d+)\]")
-FIELD = re.compile(r"^(Pid|Version|description|\w*Maxconn|\w+RateLimit): (.*)$", re.MULTILINE)
+FIELD = re.compile(
+    r"^(Pid|Version|description|CurrConns|\w*Maxconn|\w+RateLimit): (.*)$", re.MULTILINE
+)
 WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
 
 
@@ -25,12 +27,14 @@ class Worker:
     """``show info``: the process that answers, and the shape it says it has.
 
     limits: of the whole process, which commands on the socket can change.
+    connections: of clients, at this moment.
     """
 
     pid: int
     version: str
     description: str | None
     limits: str
+    connections: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def worker(text: str) -> Worker | None:
         return None
     limits = " ".join(f"{name} {fields.get(name, '')}" for name in LIMITS)
     version, description = fields.get("Version", ""), fields.get("description")
-    return Worker(int(fields["Pid"]), version, description, limits)
+    connections = int(fields.get("CurrConns") or 0)
+    return Worker(int(fields["Pid"]), version, description, limits, connections)
 
 
 def master(text: str) -> Master | None:

@@ -4,7 +4,8 @@ This is where the rooms of this package meet. It must never decide what is wante
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ RECENT_SECONDS = 1.0
 STATISTICS_SECONDS, STATISTICS_SECONDS_A_SERVER = 0.15, 0.0001
 REMEMBERED_SECONDS = 2.0
 NOT_RUNNING = "HAProxy is not running"
+CUT_SHORT = "haproxy's answer to show info was cut short"
 
 
 class Haproxy:
@@ -82,13 +84,17 @@ class Haproxy:
         self._renderer = Renderer(kinds, templates or Templates(), node)
         counters = settings.agent.state_directory / "counters.json"
         self._counters = Counters(counters, self._runtime, self._master)
-        self._processes = Processes(haproxy, self._runtime, self._master, self._counters, clock)
+        release = settings.routing.release_batch if own and settings.routing.live else None
+        self._processes = Processes(
+            haproxy, self._runtime, self._master, self._counters, clock, release
+        )
         drain_seconds = haproxy.member_drain_seconds
         self._told = Live(self._runtime, self._master, clock, drain_seconds)
         self._shown: tuple[Mapping[tuple[str, str], facts.Shown], Deadline] | None = None
         self._live: Target | None = None
         self._staged: Target | None = None
         self._looked_at = 0.0
+        self._changing = False
 
     # --- observe ----------------------------------------------------------------------------
 
@@ -104,7 +110,7 @@ class Haproxy:
             return self._without_worker(deadline)
         processes.worker = worker
         if worker is None:
-            raise NotProven("haproxy's answer to show info was cut short")
+            raise NotProven(CUT_SHORT)
         if not thorough and self._live is not None:
             self._looked_at = self._clock.monotonic()
             return Observation(True, worker.pid, worker.description)
@@ -140,6 +146,7 @@ class Haproxy:
             processes.master = processes.proven = None
             if processes.found(older_than_seconds=STARTING_SECONDS):
                 raise NotProven("haproxy runs and its sockets are gone: restart it") from None
+            processes.await_guards(deadline)
             return Observation(False, files=self._confd.read())
         assert processes.master is not None
         pid = next(iter(processes.master.workers), None)
@@ -148,15 +155,29 @@ class Haproxy:
     def tend(self, deadline: Deadline) -> Claim:
         """Delete the servers that wait for their last clients; return which are left."""
         self._told.tend(deadline)
+        self._processes.guard()
         return self._told.claim()
 
     def recover(self, deadline: Deadline) -> str:
         """Replace a worker that is silent; return in words what was done, '' for nothing."""
         self._live = None
-        done = self._processes.replace_silent(deadline)
+        with self._changes():
+            done = self._processes.replace_silent(deadline)
         if done:
             self._told.forget()
         return done
+
+    @property
+    def is_changing(self) -> bool:
+        """True while HAProxy is reloaded, started or replaced."""
+        return self._changing
+
+    def pulse(self, timeout_seconds: float) -> tuple[int, int]:
+        """Return the worker that answers, and how many clients it has."""
+        worker = self._runtime.worker(timeout_seconds)
+        if worker is None:
+            raise NotProven(CUT_SHORT)
+        return worker.pid, worker.connections
 
     def status(self) -> dict[str, Any]:
         """Return what was observed last."""
@@ -335,16 +356,17 @@ class Haproxy:
         swap_back = self._confd.swap()
         self._staged = None
         self._live = None
-        try:
-            if is_running:
-                processes.reload(target, deadline)
-            elif self._own and may_start:
-                processes.start(target, deadline)
-        except (ApplyError, OSError) as error:
-            log.warning("putting haproxy back", error=str(error))
-            swap_back()
-            processes.put_back(before, deadline)
-            raise
+        with self._changes():
+            try:
+                if is_running:
+                    processes.reload(target, deadline)
+                elif self._own and may_start:
+                    processes.start(target, deadline)
+            except (ApplyError, OSError) as error:
+                log.warning("putting haproxy back", error=str(error))
+                swap_back()
+                processes.put_back(before, deadline)
+                raise
         worker = processes.worker
         if worker is None:
             return Applied("none", NOT_RUNNING, None, is_live=False, put_aside=aside)
@@ -378,6 +400,14 @@ class Haproxy:
             raise
         self._live, self._looked_at = plan.target, self._clock.monotonic()
         return Applied("runtime", plan.because, worker.pid, is_live=True)
+
+    @contextmanager
+    def _changes(self) -> Iterator[None]:
+        self._changing = True
+        try:
+            yield
+        finally:
+            self._changing = False
 
     def prepare(self, target: Target) -> None:
         """Write *target* where the next start of HAProxy finds it."""

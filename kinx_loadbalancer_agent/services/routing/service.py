@@ -1,57 +1,119 @@
-"""The speaker's configuration, checked by ``vtysh -C`` and kept in its file.
+"""The speaker: what it is to announce, told to the daemon, read back, and kept in its file.
 
-Nothing applies it to a running daemon yet, and the condition says so. This module must never
-decide what is announced.
+The file holds what is announced now, so that a daemon that starts again announces that. It never
+decides what is served: the gate does.
 """
 
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from kinx_loadbalancer_agent.engine.ports import Claim
-from kinx_loadbalancer_agent.errors import CheckRefused, ProgramMissing
-from kinx_loadbalancer_agent.model.resources import Quagga, Resource, Vip
+import structlog
+
+from kinx_loadbalancer_agent.engine.ports import Claim, Service
+from kinx_loadbalancer_agent.errors import (
+    AgentError,
+    ApplyError,
+    NotProven,
+    ProgramMissing,
+)
+from kinx_loadbalancer_agent.model.resources import Quagga, Resource, Vip, vip_addresses
 from kinx_loadbalancer_agent.model.state import State
-from kinx_loadbalancer_agent.services.routing import view
+from kinx_loadbalancer_agent.services.routing import config, facts, view
+from kinx_loadbalancer_agent.services.routing.gate import Gate
+from kinx_loadbalancer_agent.services.routing.vtysh import Vtysh
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import RoutingSettings
-from kinx_loadbalancer_agent.system import files, process, sockets
-from kinx_loadbalancer_agent.system.clock import Deadline
+from kinx_loadbalancer_agent.system import files, sockets
+from kinx_loadbalancer_agent.system.clock import Clock, Deadline, SystemClock, timestamp
+
+log = structlog.get_logger()
 
 MARK = b"! kinx_loadbalancer_agent writes this file; edits are undone.\n"
 FILES = {"frr": "frr.conf", "quagga": "bgpd.conf"}
-REFUSED = re.compile(r"line (?P<line>\d+): % (?P<words>[^:]*): *(?P<text>.*)")
 NOT_APPLIED = "written, not applied: the routing daemon reads it when it starts"
-UNKNOWN_VIP = {
-    "assigned": None,
-    "served": None,
-    "announced": None,
-    "since": None,
-    "reason": NOT_APPLIED,
-}
-UNKNOWN_SESSION = {
-    "gateway": None,
-    "state": None,
-    "uptime_seconds": None,
-    "prefixes_sent": None,
-    "last_error": None,
-}
+NETWORK = re.compile(r"^ *network (?P<prefix>(?P<address>\S+)/\d+)\n", re.MULTILINE)
+SPEAKER = re.compile(r"^router bgp \d+$", re.MULTILINE)
+SETTLE_SECONDS = 0.5
+WITHDRAW_SECONDS = 0.5
+SOON_SECONDS, LOOK_SECONDS = 0.5, 4.0
+LEFT_SECONDS = 0.2  # what the routers took to turn away (measured: 141 ms)
+SHOWN = 4
 
 
-class Routing:
-    """The speaker of one node (Service of engine.ports)."""
+@dataclass(frozen=True)
+class Seen:
+    """The file, and bgpd; *why* there is no bgpd to be seen. profiles: of bfdd, where asked."""
+
+    file: bytes
+    speaker: facts.Speaker | None
+    profiles: str
+    why: str
+
+
+class Routing(Service):
+    """The speaker of one node; without *gate* only its file is kept (Service of engine.ports).
+
+    companion: is told, too, that a verdict of the gate has changed.
+    """
 
     name = "routing"
     condition = "RoutingApplied"
     kinds = awaited = frozenset({"quagga", "vips"})
 
-    def __init__(self, settings: RoutingSettings, templates: Templates) -> None:
+    def __init__(
+        self,
+        settings: RoutingSettings,
+        templates: Templates,
+        gate: Gate | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._settings = settings
         self._templates = templates
+        self._clock = clock or SystemClock()
+        self._gate = gate
+        self._vtysh = Vtysh(settings.vty_socket)
         self._path = settings.directory / FILES[settings.dialect]
+        self._telling = threading.Lock()
+        self._changed: Callable[[], None] = lambda: None
+        self.companion: Callable[[], None] = lambda: None
+        self._seen = Seen(b"", None, "", "not looked at yet")
+        self._announced: dict[str, tuple[bool, str]] = {}
+        self._is_settled = True
+
+    # --- what is wanted ---------------------------------------------------------------------
+
+    def follow(self, state: State, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        if self._gate is not None:
+            self._gate.follow(state, self._verdict)
+
+    def stop(self) -> None:
+        if self._gate is not None:
+            self._gate.stop()
+        if self._settings.drain_on_stop:
+            self.withdraw(lambda address: True, self._deadline(WITHDRAW_SECONDS))
 
     def render(self, state: State) -> bytes:
-        shown = view.view(state, self._settings)
+        speaker = view.speaker(state)
+        return self._text(state, lambda address: speaker is None or not speaker.drain)
+
+    def aim(self, state: State) -> bytes:
+        """Return the configuration that announces what may be; what is not judged, as it is."""
+        gate, speaker = self._gate, view.speaker(state)
+        if gate is None or speaker is None or speaker.drain:
+            return self.render(state)
+        verdicts = {address: gate.allows(address) for address in vip_addresses(state)}
+        if None in verdicts.values():
+            now = _announced(self._file().decode())
+            verdicts |= {one: one in now for one, may in verdicts.items() if may is None}
+        return self._text(state, lambda address: bool(verdicts[address]))
+
+    def _text(self, state: State, announces: Callable[[str], bool]) -> bytes:
+        shown = view.view(state, self._settings, announces)
         if shown is None:
             return b""
         template = f"routing/{self._settings.dialect}.conf.j2"
@@ -64,62 +126,256 @@ class Routing:
     def check(self, content: bytes, deadline: Deadline) -> None:
         """Ask ``vtysh -C``, which knows the syntax of FRR and takes Quagga's; where it is missing
         the configuration goes unchecked.
-
-        bgpd's own ``-C`` ends with 0 whatever it reads (measured on 8.4.4 and 10.3).
         """
-        with files.scratch() as directory:
-            path = directory / self._path.name
-            files.write(path, content, mode=0o600)
-            try:
-                ended = process.run(["vtysh", "-C", "-f", str(path)], deadline.remaining())
-            except ProgramMissing:
-                return
-        if ended.status != 0:
-            said = ended.stdout + ended.stderr
-            first = REFUSED.search(said)
-            words = f"{first['words'].split('[')[0].lower()}: {first['text']}" if first else said
-            raise CheckRefused(words.strip()[-500:], program="vtysh")
+        try:
+            self._vtysh.check(content, deadline)
+        except ProgramMissing:
+            return
 
-    def observe(self, deadline: Deadline) -> bytes:
+    # --- observe, plan, apply ---------------------------------------------------------------
+
+    @property
+    def look_seconds(self) -> float:  # type: ignore[override]
+        """Soon again while something is to come, as a session or an address."""
+        return LOOK_SECONDS if self._is_settled else SOON_SECONDS
+
+    def observe(self, deadline: Deadline) -> Seen:
+        if self._gate is None:
+            return Seen(self._file(), None, "", NOT_APPLIED)
+        self._gate.settle(deadline.remaining(SETTLE_SECONDS))
+        try:
+            speaker = facts.speaker(self._vtysh.ask("bgpd", facts.QUESTIONS, deadline))
+            profiles = ""
+            if self._settings.bfd != "off":
+                profiles = self._vtysh.ask("bfdd", facts.QUESTIONS[:1], deadline)
+            self._seen = Seen(self._file(), speaker, profiles, "")
+        except ApplyError as error:
+            self._seen = Seen(self._file(), None, "", f"written, not applied: {error}")
+        return self._seen
+
+    def plan(self, state: State, observation: Any) -> tuple[str, ...]:
+        seen: Seen = observation
+        aim = self.aim(state)
+        steps = []
+        if aim != seen.file and (aim or seen.file.startswith(MARK)):
+            steps.append(f"write {self._path}" if aim else f"remove {self._path}")
+        told = (line for lines in self._difference(aim, seen).values() for line in lines)
+        return (*steps, *(self.readable(f" {line[-1]}\n".encode()).strip() for line in told))
+
+    def apply(self, state: State, observation: Any, deadline: Deadline) -> None:
+        seen: Seen = observation
+        with self._turn(deadline):
+            aim = self.aim(state)  # the gate may have closed meanwhile
+            for daemon, lines in self._difference(aim, seen).items():
+                if lines and (said := self._vtysh.load(daemon, config.spoken(lines), deadline)):
+                    log.debug("routing daemon complains", daemon=daemon, said=said)
+            self._write(aim, seen.file)
+
+    def withdraw(self, leaves: Callable[[str], bool], deadline: Deadline) -> bool:
+        """Announce no address that *leaves*, now; return whether one was announced.
+
+        Those that may be announced come back in a turn of the keeper.
+        """
+        with self._turn(deadline):
+            content = self._file()
+            text = content.decode()
+            found = SPEAKER.search(text)
+            gone = {m["prefix"] for m in NETWORK.finditer(text) if leaves(m["address"])}
+            if not gone or found is None or self._gate is None:
+                return False
+            kept = NETWORK.sub(lambda m: "" if m["prefix"] in gone else m[0], text)
+            lines = config.spoken(config.withdrawal(found[0], gone))
+            try:
+                self._vtysh.load("bgpd", lines, deadline)
+            except ApplyError as error:
+                log.warning("cannot withdraw", count=len(gone), error=str(error))
+            self._write(kept.encode(), content)
+        log.info("withdrawn", count=len(gone), some=sorted(gone)[:SHOWN])
+        return True
+
+    def leave(
+        self, gone: frozenset[str], deadline: Deadline, settle_seconds: float = LEFT_SECONDS
+    ) -> None:
+        """Withdraw *gone*, as far as that can be done soon, and let the routers turn away."""
+        limit = self._deadline(deadline.remaining(WITHDRAW_SECONDS))
+        try:
+            if self.withdraw(gone.__contains__, limit):
+                self._clock.sleep(limit.remaining(settle_seconds))
+        except (ApplyError, OSError) as error:
+            log.warning("not withdrawn in time", error=str(error))
+
+    @contextmanager
+    def leading_to(self, binds: Collection[tuple[str, int]], deadline: Deadline) -> Iterator[None]:
+        """Announce nothing meanwhile that *binds* alone will not serve (Network)."""
+        gone = self._gate.unserved(binds) if self._gate is not None else frozenset()
+        if self._gate is None or not gone:
+            yield
+            return
+        with self._gate.withholding(gone):
+            self.leave(gone, deadline)
+            yield
+
+    def _verdict(self, closed: frozenset[str]) -> None:
+        """Follow the gate: withdraw at once, announce in the next turn."""
+        try:
+            if closed:
+                self.withdraw(closed.__contains__, self._deadline(2 * WITHDRAW_SECONDS))
+        except (AgentError, OSError) as error:
+            log.warning("not withdrawn yet", error=str(error))
+        finally:
+            self._changed()
+            self.companion()
+
+    def _difference(self, aim: bytes, seen: Seen) -> dict[str, list[config.Line]]:
+        """Return what to tell each daemon."""
+        if seen.speaker is None:
+            return {}
+        wanted = config.lines(aim.decode())
+        bfd = [line for line in wanted if line[0] == "bfd"]
+        bgp = [line for line in wanted if line[0] != "bfd"]
+        told = {"bgpd": config.difference(bgp, config.lines(seen.speaker.running))}
+        if self._settings.bfd != "off":
+            told["bfdd"] = config.difference(bfd, config.lines(seen.profiles))
+        return told
+
+    @contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        if not self._telling.acquire(timeout=deadline.remaining()):
+            raise NotProven("the routing daemon is being told something else")
+        try:
+            yield
+        finally:
+            self._telling.release()
+
+    def _file(self) -> bytes:
         try:
             return self._path.read_bytes()
         except FileNotFoundError:
             return b""
 
-    def plan(self, state: State, observation: Any) -> tuple[str, ...]:
-        wanted = self.render(state)
-        if wanted == observation or (not wanted and not observation.startswith(MARK)):
-            return ()
-        return (f"write {self._path}" if wanted else f"remove {self._path}",)
-
-    def apply(self, state: State, observation: Any, deadline: Deadline) -> None:
-        content = self.render(state)
+    def _write(self, content: bytes, before: bytes) -> None:
+        if content == before:
+            return
         if not content:
-            files.remove(self._path)
+            if before.startswith(MARK):
+                files.remove(self._path)
             return
         files.make_directory(self._path.parent, 0o750)
-        if observation and not observation.startswith(MARK):
-            aside = self._path.with_name(f"{self._path.name}.before-kinx")
-            files.put_aside(self._path, aside)
+        if before and not before.startswith(MARK):
+            files.put_aside(self._path, self._path.with_name(f"{self._path.name}.before-kinx"))
         mode = 0o600 if self._settings.password else 0o640
         files.write(self._path, content, mode=mode, owner_of=self._path.parent)
 
-    def claim(self, state: State) -> Claim:
-        if not self.render(state):
-            return Claim(self.condition, "True", "NoSpeaker", "there is no BGP speaker")
-        return Claim(self.condition, "False", "NotApplied", NOT_APPLIED, "warning")
+    def _deadline(self, seconds: float) -> Deadline:
+        return Deadline.after(self._clock, seconds)
+
+    # --- what is told of it -----------------------------------------------------------------
+
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        speaker, seen = view.speaker(state), self._seen
+        if speaker is None:
+            applied = Claim(self.condition, "True", "NoSpeaker", "there is no BGP speaker")
+            return (applied, Claim("Drained", "False", "NotAsked", "there is no BGP speaker"))
+        if self._gate is None:
+            applied = Claim(self.condition, "False", "NotApplied", NOT_APPLIED, "warning")
+            return (applied, self._drained(speaker))
+        applied = Claim(self.condition, "True", "Applied", "the routing daemon runs what is wanted")
+        if seen.speaker is None:
+            applied = Claim(self.condition, "False", "NotApplied", seen.why, "error")
+        sessions = self._sessions(speaker)
+        down = [one for one in sessions if not one.is_established]
+        vips = vip_addresses(state)
+        silent = [self._vip(one) for one in vips if not self._is_announced(one)[0]]
+        self._announced = {one: self._announced[one] for one in vips}
+        self._is_settled = not down and not any(one["served"] for one in silent)
+        told = (*self._session_claims(sessions, down), *self._vip_claims(silent))
+        return (applied, self._drained(speaker), *told)
+
+    def _session_claims(
+        self, sessions: Collection[facts.Session], down: Collection[facts.Session]
+    ) -> Iterator[Claim]:
+        if not down:
+            message = f"established with {', '.join(one.gateway for one in sessions)}"
+            yield Claim("SessionsEstablished", "True", "Established", message)
+            return
+        words = "; ".join(
+            f"{one.gateway}: {one.state or 'unknown'}"
+            + (f", last error: {one.last_error}" if one.last_error else "")
+            for one in down
+        )
+        yield Claim("SessionsEstablished", "False", "NotEstablished", words, "error")
+
+    def _drained(self, speaker: Quagga) -> Claim:
+        if not speaker.drain:
+            return Claim("Drained", "False", "NotAsked", "the node announces what it serves")
+        words = "nothing is announced, as asked"
+        if self._gate is not None:
+            words += f"; connections that are open yet: {self._gate.connections}"
+        return Claim("Drained", "True", "Asked", words, "warning")
+
+    def _vip_claims(self, silent: list[dict[str, Any]]) -> Iterator[Claim]:
+        words = "; ".join(f"{one['address']}: {one['reason']}" for one in silent[:SHOWN])
+        more = f"; and {len(silent) - SHOWN} more" if len(silent) > SHOWN else ""
+        if silent:
+            yield Claim("VipsAnnounced", "False", "NotAnnounced", words + more, "warning")
+        else:
+            yield Claim("VipsAnnounced", "True", "Announced", "every VIP is announced")
 
     def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(resource, Vip):
-            return _observed(resource.vip_addr)
+            told = self._vip(resource.vip_addr)
+            return {name: told[name] for name in told if name != "address"}
         if not isinstance(resource, Quagga):
             return {}
-        gateways = filter(None, (resource.primary_gateway_addr, resource.secondary_gateway_addr))
         return {
-            "vips": [vip | _observed(vip["address"]) for vip in shown["vips"]],
-            "sessions": [UNKNOWN_SESSION | {"gateway": gateway} for gateway in gateways],
+            "vips": [self._vip(vip["address"]) for vip in shown["vips"]],
+            "sessions": [session._asdict() for session in self._sessions(resource)],
         }
 
+    def _sessions(self, speaker: Quagga) -> list[facts.Session]:
+        known = self._seen.speaker.sessions if self._seen.speaker else {}
+        gateways = filter(None, (speaker.primary_gateway_addr, speaker.secondary_gateway_addr))
+        return [known.get(gateway, facts.Session(gateway)) for gateway in gateways]
 
-def _observed(address: str) -> dict[str, Any]:
-    return UNKNOWN_VIP | {"assigned": sockets.is_local(address)}
+    def _vip(self, address: str) -> dict[str, Any]:
+        """Return what is known of the VIP *address*, and why it is not announced."""
+        is_assigned = sockets.is_local(address)
+        if self._gate is None:
+            told = {"served": None, "announced": None, "since": None, "reason": NOT_APPLIED}
+            return {"address": address, "assigned": is_assigned, **told}
+        seen, is_served = self._seen.speaker, self._gate.allows(address)
+        is_usable = seen is not None and _prefix(address) in seen.prefixes
+        is_announced, since = self._is_announced(address)
+        reasons = (
+            (is_announced, ""),
+            (not is_served, self._gate.reason(address)),
+            (seen is None, self._seen.why),
+            (not is_assigned, "it is not on lo"),
+            (not is_usable, "bgpd does not announce it yet"),
+            (True, "no session is established"),
+        )
+        return {
+            "address": address,
+            "assigned": is_assigned,
+            "served": is_served,
+            "announced": is_announced,
+            "since": since,
+            "reason": next(why for holds, why in reasons if holds),
+        }
+
+    def _is_announced(self, address: str) -> tuple[bool, str]:
+        """Return whether *address* was seen to be announced, and since when that is so."""
+        seen = self._seen.speaker
+        is_announced = seen is not None and _prefix(address) in seen.prefixes and seen.is_heard
+        known = self._announced.get(address)
+        if known is None or known[0] != is_announced:
+            known = self._announced[address] = (is_announced, timestamp(self._clock.time()))
+        return known
+
+
+def _prefix(address: str) -> str:
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def _announced(text: str) -> frozenset[str]:
+    return frozenset(found["address"] for found in NETWORK.finditer(text))

@@ -4,6 +4,7 @@ FRR announces nothing without a filter for each neighbor, and what equals its de
 rendered: it would come back as a difference for ever.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from netaddr import IPAddress
@@ -25,14 +26,24 @@ def speaker(state: State) -> Quagga | None:
     return cast(Quagga | None, state.get(Ref("quagga", "", "quagga")))
 
 
-def view(state: State, settings: RoutingSettings) -> dict[str, Any] | None:
-    """Return the values of the speaker's configuration, None while there is none."""
+def view(
+    state: State, settings: RoutingSettings, announces: Callable[[str], bool]
+) -> dict[str, Any] | None:
+    """Return the values of the speaker's configuration, None while there is none.
+
+    A family stays where none of its VIPs is announced: to leave it would end every session.
+    """
     found = speaker(state)
     if found is None:
         return None
     vips = [IPAddress(address) for address in vip_addresses(state)]
     families = [
-        FAMILIES[version] | {"prefixes": [f"{vip}/{FAMILIES[version]['bits']}" for vip in of_it]}
+        FAMILIES[version]
+        | {
+            "prefixes": [
+                f"{vip}/{FAMILIES[version]['bits']}" for vip in of_it if announces(str(vip))
+            ]
+        }
         for version in (4, 6)
         if (of_it := [vip for vip in vips if vip.version == version])
     ]

@@ -4,15 +4,17 @@ The engine has them assigned before HAProxy binds; only the keeper, which comes 
 them away.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 from netaddr import IPAddress
 
-from kinx_loadbalancer_agent.engine.ports import Claim
-from kinx_loadbalancer_agent.model.resources import Resource, vip_addresses
+from kinx_loadbalancer_agent.engine.ports import Claim, Service
+from kinx_loadbalancer_agent.model.resources import vip_addresses
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.services.routing.loopback import Loopback
+from kinx_loadbalancer_agent.services.routing.service import Routing
 from kinx_loadbalancer_agent.settings import RoutingSettings
 from kinx_loadbalancer_agent.system import sockets
 from kinx_loadbalancer_agent.system.clock import Deadline
@@ -29,17 +31,22 @@ SYSCTLS = (
 LISTENERS = frozenset({"listeners", "loadbalancers"})
 
 
-class Vips:
+class Vips(Service):
     """The VIPs on the loopback interface of one node."""
 
     name = "vips"
     condition = "VipAssigned"
     awaited = SPEAKER  # a listener's answer tells of its own address
 
-    def __init__(self, settings: RoutingSettings) -> None:
+    def __init__(self, settings: RoutingSettings, routing: Routing) -> None:
         self._loopback = Loopback(settings.release_batch)
-        self._is_on = settings.addresses == "assign"
+        self._routing = routing
+        self._is_on = settings.live
         self.kinds = (SPEAKER | LISTENERS) if settings.assign_vips else SPEAKER
+
+    def follow(self, state: State, changed: Callable[[], None]) -> None:
+        # Who had HAProxy end has the addresses released.
+        self._routing.companion = changed
 
     def assigns(self, state: State) -> frozenset[str]:
         """Return the addresses that *state* has this node assign."""
@@ -51,17 +58,22 @@ class Vips:
         return frozenset(one for one in found if one and int(IPAddress(one)))
 
     def assign(self, addresses: frozenset[str], deadline: Deadline) -> None:
-        """Assign those of *addresses* that are not there."""
-        self._loopback.assign(addresses, deadline)
+        """Assign those of *addresses* that are not there; whether they are announced comes later.
+
+        A daemon that started before HAProxy waits for them to announce them.
+        """
+        missing = frozenset(one for one in addresses if not sockets.is_local(one))
+        if missing:
+            self._routing.leave(missing, deadline, settle_seconds=0.0)
+            self._loopback.assign(missing, deadline)
+
+    def leading_to(
+        self, binds: Collection[tuple[str, int]], deadline: Deadline
+    ) -> AbstractContextManager[None]:
+        return self._routing.leading_to(binds, deadline)
 
     def render(self, state: State) -> bytes:
         return "".join(f"{one}\n" for one in sorted(self.assigns(state))).encode()
-
-    def readable(self, content: bytes) -> str:
-        return content.decode()
-
-    def check(self, content: bytes, deadline: Deadline) -> None:
-        """Every address that the model admits can be asked for."""
 
     def observe(self, deadline: Deadline) -> frozenset[str]:
         return self._loopback.ours()
@@ -73,12 +85,17 @@ class Vips:
 
     def apply(self, state: State, observation: Any, deadline: Deadline) -> None:
         wanted = self.assigns(state)
-        self._loopback.release(observation - wanted, deadline)
+        if leaving := observation - wanted:
+            self._routing.leave(leaving, deadline)
+            self._loopback.release(leaving, deadline)
         self._loopback.assign(wanted, deadline)
 
-    def claim(self, state: State) -> Claim:
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        return (self._claim(state),)
+
+    def _claim(self, state: State) -> Claim:
         if not self._is_on:
-            message = "addresses are left to others, by the setting addresses"
+            message = "addresses are left to others, by the setting live"
             return Claim(self.condition, "True", "Left", message)
         count = len(self.assigns(state))
         if not count:
@@ -95,6 +112,3 @@ class Vips:
                 "warning",
             )
         return Claim(self.condition, "True", "Assigned", words)
-
-    def shows(self, resource: Resource, shown: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
