@@ -1,9 +1,12 @@
 """The speaker's configuration: what to say so that a daemon that runs one runs another."""
 
+from typing import cast
+
 import pytest
 
 from kinx_loadbalancer_agent.services.routing import config, facts
-from kinx_loadbalancer_agent.services.routing.service import Routing
+from kinx_loadbalancer_agent.services.routing.gate import Gate
+from kinx_loadbalancer_agent.services.routing.service import Routing, Seen
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import RoutingSettings
 from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
@@ -163,6 +166,19 @@ def test_vtysh_takes_what_is_said(shown: str) -> None:
 
     content = "".join(f"{line}\n" for line in told).encode()
     Routing(settings, Templates()).check(content, Deadline.after(SystemClock(), 10))
+
+
+def test_bfdd_is_told_of_profiles_alone() -> None:
+    settings = RoutingSettings(bfd="100x3")
+    routing = Routing(settings, Templates(), gate=cast(Gate, object()))
+    wanted = file(settings=settings)
+    lists = "ip prefix-list klb-vips seq 5 permit 0.0.0.0/0 ge 32\n"
+    bfd = "bfd\n profile klb\n  transmit-interval 100\n exit\nexit\n"
+    seen = Seen(b"", facts.Speaker(wanted, frozenset(), {}), lists + bfd, "")
+
+    told = routing.difference(wanted.encode(), seen)
+
+    assert told == {"bgpd": [], "bfdd": [("bfd", "profile klb", "receive-interval 100")]}
 
 
 def test_a_session_tells_why_it_is_not_there() -> None:

@@ -245,4 +245,5 @@ class Gate:
 
 
 def _covers(bound: frozenset[str], vip: str) -> bool:
-    return vip in bound or ("::" if ":" in vip else "0.0.0.0") in bound
+    # A socket on :: takes IPv4, too (ipv6(7), bindv6only).
+    return vip in bound or "::" in bound or ("0.0.0.0" in bound and ":" not in vip)
