@@ -15,7 +15,16 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import ThreadWorker
 
 from kinx_loadbalancer_agent import __version__
-from kinx_loadbalancer_agent.api import auth, health, openapi, problems, resources, status
+from kinx_loadbalancer_agent.api import (
+    auth,
+    health,
+    hold,
+    metrics,
+    openapi,
+    problems,
+    resources,
+    status,
+)
 from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
@@ -79,17 +88,20 @@ def build_app(
     app = Flask("kinx_loadbalancer_agent", static_folder=None, template_folder=str(pages))
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # it would answer with a redirect, which is a page
+    clock = clock or SystemClock()
+    app.register_blueprint(metrics.blueprint(engine, clock))
     app.before_request(_identify)
     problems.register(app)
     app.register_error_handler(http_errors.ParseException, _unreadable_body)
     credentials = auth.Credentials(settings.agent.credentials)
-    auth.register(app, credentials, clock or SystemClock())
+    auth.register(app, credentials, clock)
     kinds = kinds or Kinds()
     refuse_unknown = settings.agent.unknown_members == "refuse"
     documents = resources.documents(kinds, engine, refuse_unknown=refuse_unknown)
     for kind in kinds:
         app.register_blueprint(resources.blueprint(kind, kinds, engine, documents))
     app.register_blueprint(health.blueprint(engine))
+    app.register_blueprint(hold.blueprint(engine))
     app.register_blueprint(status.blueprint(kinds, engine, documents, host.facts))
     app.register_blueprint(openapi.blueprint(kinds, __version__))
     app.after_request(_finish)

@@ -19,6 +19,7 @@ AgentError
     ├── CannotBind           an address or port that HAProxy could not bind
     ├── LoadRefused          HAProxy refused to load a configuration that ``-c`` accepted
     ├── NotProven            HAProxy does not show what it was told
+    ├── Held                 somebody asked that nothing is changed
     ├── Unreachable          nobody listens on a socket
     ├── TimedOut             no answer in time
     ├── ProgramTimedOut      a program did not end in time
@@ -187,6 +188,10 @@ class LoadRefused(ApplyError):
 
 class NotProven(ApplyError):
     """HAProxy does not show what it was told to do."""
+
+
+class Held(ApplyError):
+    """Somebody asked that nothing is changed for some time."""
 
 
 class Unreachable(ApplyError):

@@ -49,9 +49,9 @@ COMPONENTS = {  # Objects: name:type, a string without a type; optional in brack
     "Applied": "by:runtime|reload|none because pid:int? change:int",
     "Gone": TOLD,
     "DryRun": "dry_run:bool would:int reload:bool because commands:[string] diff",
-    "Touched": "kind id operation:create|update|delete (parent)",
-    "Change": "generation:int state:applied|pending|failed objects:[Touched] who requested_at"
-    " applied:Applied? reason",
+    "Touched": "kind id operation:create|update|delete (parent) (before:object?) (after:object?)",
+    "Change": "generation:int state:applied|pending|failed objects:[Touched] who remote"
+    " requested_at applied:Applied? reason",
     "Condition": "type status:True|False|Unknown severity:info|warning|error reason message since",
     "Operating": OPERATING,
     "Master": "pid:int? worker_pid:int? version? reloads:int? failed_reloads:int? old_workers:int?",
@@ -60,6 +60,10 @@ COMPONENTS = {  # Objects: name:type, a string without a type; optional in brack
     " objects:{{Operating}} haproxy:Master drift:Drift",
     "Branch": f"id name provisioning_status {OPERATING} (listeners:[Branch]) (pools:[Branch])"
     " (members:[Branch]) (healthmonitor:HealthMonitor?)",
+    "Explained": "kind id (parent) wished:object file lines:[string] live:{string}"
+    " operating_status? because:[string]",
+    "Hold": "held:bool who? reason? until?",
+    "HoldChange": "minutes:int reason",
     "Info": "versions:{string?} host:object state_digest digests:{string}",
     "SpeakersVip": f"(address) (vip_addr) {ROUTED}",
     "Session": "gateway state? uptime_seconds:int? prefixes_sent:int? last_error?",
@@ -68,10 +72,16 @@ COMPONENTS = {  # Objects: name:type, a string without a type; optional in brack
 OTHERS = (  # Path, method, summary, types of the answer and of the body, parameters.
     ("/healthz", "get", "Whether the process is alive; asks for no credential.", "{string}"),
     ("/readyz", "get", "Whether the node may get work.", "{string}"),
+    ("/metrics", "get", "Counters and gauges, in the text format of Prometheus.", ""),
     ("/api/status", "get", "What the node is doing.", "Status"),
     ("/api/changes", "get", "The changes; marker is a generation.", "{[Change]}", "", *PAGE),
     ("/api/changes/{generation}", "get", "What became of a change.", "Change"),
+    ("/api/changes/{generation}/restore", "post", "Make all as it was after a change.", "State"),
     ("/api/info", "get", "Versions, facts of the host, and digests.", "Info"),
+    ("/api/explain/{id}", "get", "Why an object gets no traffic.", "{[Explained]}"),
+    ("/api/hold", "get", "Whether, why and for how long nothing is changed.", "Hold"),
+    ("/api/hold", "put", "Change nothing for some minutes; ends by itself.", "Hold", "HoldChange"),
+    ("/api/hold", "delete", "Go on.", "Gone"),
     ("/api/state", "get", "All that is wanted of the node.", "State"),
     ("/api/state", "put", "Make this all there is.", "State", "StateChange"),
     ("/api/haproxy/loadbalancers/{id}/status", "get", "How all of it does.", "{Branch}"),
@@ -101,7 +111,8 @@ def document(kinds: Kinds, version: str) -> dict[str, Any]:
     for path, method, summary, *rest in _operations(kinds):
         paths.setdefault(path, {})[method] = {"summary": summary, **_operation(path, method, *rest)}
     paths["/healthz"]["get"]["security"] = []
-    paths["/api/docs"]["get"]["responses"]["200"]["content"] = {"text/html": {}}
+    for path, media in (("/api/docs", "text/html"), ("/metrics", "text/plain")):
+        paths[path]["get"]["responses"]["200"]["content"] = {media: {}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "kinx_loadbalancer_agent", "version": version, "description": ABOUT},

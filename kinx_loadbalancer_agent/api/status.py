@@ -13,6 +13,7 @@ from kinx_loadbalancer_agent.api.documents import tree as trees
 from kinx_loadbalancer_agent.api.problems import respond
 from kinx_loadbalancer_agent.api.resources import arguments, page, settled, trial_asked
 from kinx_loadbalancer_agent.engine.engine import Engine
+from kinx_loadbalancer_agent.engine.explain import explain
 from kinx_loadbalancer_agent.engine.ports import Operating
 from kinx_loadbalancer_agent.errors import Malformed, NotFound
 from kinx_loadbalancer_agent.model import export, rules
@@ -34,6 +35,10 @@ def blueprint(
     routes = Blueprint("status", __name__, url_prefix="/api")
     reports = engine.reports
 
+    def rebuilt(body: Mapping[str, Any], *, is_trial: bool) -> Response:
+        read = trees.state(trees.Gathering(kinds, documents, is_whole=True), kinds, body)
+        return settled(engine, read, lambda done: export.whole(done.state, kinds), is_trial)
+
     @routes.get("/status")
     def status() -> Response:
         arguments()
@@ -54,6 +59,22 @@ def blueprint(
             raise NotFound(f"there is no change {generation}")
         return respond(found)
 
+    @routes.post("/changes/<int:generation>/restore")
+    def restore(generation: int) -> Response:
+        is_trial = trial_asked()
+        found = reports.state_at(generation) if generation < 2**62 else None
+        if found is None:
+            raise NotFound(f"there is no change {generation}")
+        return rebuilt(export.whole(found, kinds), is_trial=is_trial)
+
+    @routes.get("/explain/<id>")
+    def explained(id: str) -> Response:
+        arguments()
+        found = explain(reports, engine.state, id)
+        if not found:
+            raise NotFound(f"there is nothing with the id {id}")
+        return respond({"explained": found})
+
     @routes.get("/info")
     def info() -> Response:
         arguments()
@@ -72,9 +93,7 @@ def blueprint(
     @routes.put("/state")
     def merge_state() -> Response:
         is_trial = trial_asked()
-        body = bodies.read_object(request, bodies.MAX_TREE_BYTES)
-        read = trees.state(trees.Gathering(kinds, documents, is_whole=True), kinds, body)
-        return settled(engine, read, lambda done: export.whole(done.state, kinds), is_trial)
+        return rebuilt(bodies.read_object(request, bodies.MAX_TREE_BYTES), is_trial=is_trial)
 
     @routes.get(f"{LOADBALANCER}/status")
     def status_tree(id: str) -> Response:

@@ -87,9 +87,14 @@ class Drift:
         self._repaired = 0
         self._undone = ""
 
-    def found(self, source: str, what: str) -> None:
-        """Say that *source* found *what*; it stays until it has ended."""
+    def found(self, source: str, what: str, *, is_left: bool = False) -> None:
+        """Say that *source* found *what*; it stays until it has ended.
+
+        is_left: it will not be undone yet; found again it is nothing new.
+        """
         with self._lock:
+            if is_left and what in self._open.get(source, ()):
+                return
             self._found += 1
             self._last_found = self._clock.monotonic()
             self._open.setdefault(source, []).append(what)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from kinx_loadbalancer_agent.engine import outcomes
 from kinx_loadbalancer_agent.engine import store as stores
 from kinx_loadbalancer_agent.engine.batch import PROXY, Answer, Batch, Laps, Settled, Ticket
 from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
+from kinx_loadbalancer_agent.engine.hold import Hold
 from kinx_loadbalancer_agent.engine.keeper import Keeper
 from kinx_loadbalancer_agent.engine.ports import (
     Applied,
@@ -24,7 +26,6 @@ from kinx_loadbalancer_agent.engine.ports import (
     Plan,
     Proxy,
     Service,
-    Target,
 )
 from kinx_loadbalancer_agent.engine.reports import Reports
 from kinx_loadbalancer_agent.engine.trials import Trial
@@ -97,8 +98,11 @@ class Engine:
         self._next_count = 0.0
         self.conditions = Conditions(clock)
         self.drift = Drift(self.conditions, clock)
+        self.hold = Hold(store.with_name("hold.json"), self.conditions, clock)
         self.reports = Reports(self, kinds, proxy, services, store, clock)
-        self._keepers = [Keeper(found, self.conditions, self.drift, clock) for found in services]
+        self.keepers = [
+            Keeper(found, self.conditions, self.drift, self.hold, clock) for found in services
+        ]
 
     # --- what handlers use ------------------------------------------------------------------
 
@@ -121,6 +125,7 @@ class Engine:
         Raises the Refusal it earned, Unavailable when it was not taken up or not carried out in
         time, StateFull when the disk is.
         """
+        self.hold.refuse()
         limit = Deadline.after(self._clock, TAKE_UP_SECONDS + BATCH_SECONDS)
         answer = self._await(Ticket(intent, self._clock.monotonic()))
         assert isinstance(answer, Answer)
@@ -172,7 +177,7 @@ class Engine:
     def pending(self, kinds: Collection[str], generation: int, seconds: float) -> str:
         """Return what keepers have not done for resources of *kinds*, '' when all is done."""
         limit = Deadline.after(self._clock, seconds)
-        concerned = [one for one in self._keepers if not one.service.awaited.isdisjoint(kinds)]
+        concerned = [one for one in self.keepers if not one.service.awaited.isdisjoint(kinds)]
         words = [one.pending(generation, limit.remaining(seconds)) for one in concerned]
         return "; ".join(filter(None, words))
 
@@ -215,6 +220,7 @@ class Engine:
                 log.error("state cannot be used, will retry", error=str(error))
             self._clock.sleep(RETRY_SECONDS)
             return
+        self.hold.load()
         self._batch([])
         self._wake()
         self.conditions.set("Ready", "True", "Serving", "changes are accepted")
@@ -222,11 +228,11 @@ class Engine:
 
     def _wake(self) -> None:
         assert self._state is not None
-        for keeper in self._keepers:
+        for keeper in self.keepers:
             keeper.wake(self._state, self.generation)
 
     def _give_back(self) -> None:
-        for keeper in self._keepers:
+        for keeper in self.keepers:
             keeper.stop()
         with self._mutex:
             queue, self._queue = self._queue, []
@@ -282,7 +288,7 @@ class Engine:
         except ApplyError as error:
             self._say(tickets, Unavailable(f"{error}; nothing was kept"))
             self._failed(error, is_look=not tickets)
-            if isinstance(error, TimedOut) and not tickets:
+            if isinstance(error, TimedOut) and not tickets and not self.hold.is_on:
                 self._recover()
         except StateError as error:
             self._say(tickets, error)
@@ -296,6 +302,7 @@ class Engine:
             log.exception("batch failed")
             self._say(tickets, AgentError("internal error"))
             self._failed(AgentError("internal error"), is_look=not tickets)
+        self.reports.ended(sum(not one.is_trial for one in tickets), "failed", (), {})
         return False
 
     def _say(self, tickets: Iterable[Ticket], answer: AgentError) -> None:
@@ -370,11 +377,18 @@ class Engine:
             # What a quick look finds, a thorough one can name.
             self._next_scan = 0.0
             return self._carry_out(tickets)
+        if is_look and self.hold.is_on and not settled.plan.is_empty:
+            words = f"{settled.plan.because}; {self.hold.words()}"
+            self.drift.found(PROXY, settled.plan.because, is_left=True)
+            outcomes.left(self.conditions, observation, words)
+            return False
         applied, settled = batch.activate(settled, may_start=is_look)
         self._commit(settled, applied, deadline)
         laps.lap("commit")
         self._conclude(settled, applied, laps, now)
+        self.reports.ended(len(tickets), applied.by, settled.steps, laps.laps)
         if is_look:
+            self.hold.look()
             self.conditions.state(self._proxy.tend(deadline))
         if is_look and now >= self._next_count:
             self._next_count = now + COUNT_SECONDS
@@ -442,7 +456,9 @@ class Engine:
             self.observed_generation = self.generation
         full = self._proxy.render(settled.state).parts
         self.left_out = frozenset(full[name].owner for name in settled.left_out if name in full)
-        self._state_conditions(applied, settled.plan.target)
+        outcomes.concluded(self.conditions, applied, settled.plan.target, self.left_out)
+        if applied.is_live:
+            self._failures = 0
         if applied.put_aside and settled.steps:  # a look has said so already
             self.drift.found(PROXY, f"put aside: {', '.join(applied.put_aside)}")
         for ticket, refusal in settled.refused:
@@ -472,25 +488,3 @@ class Engine:
             intent, subject = step.ticket.intent, str(step.folded.subject)
             ids = {"request_id": intent.request_id, "generation": number}
             log.info("change kept", **ids, subject=subject, who=intent.who, by=by)
-
-    def _state_conditions(self, applied: Applied, target: Target) -> None:
-        state = self.conditions
-        for claim in target.claims:
-            state.state(claim)
-        if applied.is_live and not state.holds("WorkerHealthy"):
-            state.set("WorkerHealthy", "True", "Answers", "no process had to be replaced")
-        if applied.is_live:
-            state.set("HaproxyRunning", "True", "Answers", f"worker {applied.pid} answers")
-        else:
-            state.set("HaproxyRunning", "False", "NotRunning", applied.because, "error")
-        if self.left_out:
-            names = ", ".join(str(owner) for owner in sorted(self.left_out))
-            message = f"cannot bind, left out until it can: {names}"
-            state.set("ListenersBound", "False", "CannotBind", message, "error")
-        else:
-            state.set("ListenersBound", "True", "Bound", "every listener can be bound")
-        if applied.is_live:
-            state.set("Applied", "True", "Live", "HAProxy runs what was asked for")
-            self._failures = 0
-        else:
-            state.set("Applied", "False", "HaproxyNotRunning", applied.because, "error")

@@ -11,8 +11,9 @@ from typing import Any
 import structlog
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
+from kinx_loadbalancer_agent.engine.hold import Hold
 from kinx_loadbalancer_agent.engine.ports import Claim, Service
-from kinx_loadbalancer_agent.errors import ApplyError, NotProven
+from kinx_loadbalancer_agent.errors import ApplyError, Held, NotProven
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
@@ -28,11 +29,17 @@ class Keeper:
     """The keeper of *service*."""
 
     def __init__(
-        self, service: Service, conditions: Conditions, drift: Drift, clock: Clock
+        self,
+        service: Service,
+        conditions: Conditions,
+        drift: Drift,
+        hold: Hold,
+        clock: Clock,
     ) -> None:
         self.service = service
         self._conditions = conditions
         self._drift = drift
+        self._hold = hold
         self._clock = clock
         self._mutex = threading.Condition()
         self._wanted: tuple[State, int] | None = None
@@ -40,6 +47,7 @@ class Keeper:
         self._kept: bytes | None = None
         self._pending = "not looked at yet"
         self._failures = 0
+        self.turns = self.failed_turns = 0  # since the process began
         self._asked: dict[str, Any] = {}
         self._stopping = False
         self._is_due = False
@@ -108,6 +116,7 @@ class Keeper:
 
     def _turn(self, state: State, generation: int) -> None:
         """Make the service agree with *state* once, and say how that went."""
+        self.turns += 1
         try:
             self._converge(state)
             claims = self.service.claims(state)
@@ -135,6 +144,11 @@ class Keeper:
             self._kept = wanted
             self._drift.ended(self.service.name)
             return
+        if self._hold.is_on and self._kept in (None, wanted):
+            self._drift.found(
+                self.service.name, f"changed by others: {_listed(steps)}", is_left=True
+            )
+            raise Held(self._hold.words())
         if self._kept == wanted:  # it was so before
             what = f"changed by others, to undo: {_listed(steps)}"
             self._drift.found(self.service.name, what)
@@ -147,6 +161,7 @@ class Keeper:
         log.info("service changed", service=self.service.name, steps=_listed(steps))
 
     def _failed(self, message: str, reason: str) -> tuple[Claim, ...]:
+        self.failed_turns += 1
         log.warning("cannot keep service, will retry", service=self.service.name, error=message)
         return (Claim(self.service.condition, "False", reason, message, "error"),)
 

@@ -109,6 +109,15 @@ class Operating:
 
 
 @dataclass(frozen=True)
+class Written:
+    """An object in the configuration: its file and lines, and what the process shows of it."""
+
+    file: str
+    lines: tuple[str, ...]
+    live: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Applied:
     """What was done to make a change live, and the worker it is live in.
 
@@ -210,6 +219,12 @@ class Proxy(Protocol):
 
     def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
         """Return what the load balancer *owner* of *state* carried so far. Any thread may ask."""
+        ...
+
+    def written(
+        self, state: State, refs: Collection[Ref], deadline: Deadline
+    ) -> dict[Ref, Written]:
+        """Return how objects of *state* are configured and run. Any thread may ask."""
         ...
 
 

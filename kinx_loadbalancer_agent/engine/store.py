@@ -153,9 +153,31 @@ def read_format(path: Path) -> None:
             raise StateNewer(str(path), found, FORMAT)
 
 
+def read_at(path: Path, kinds: Kinds, generation: int) -> State:
+    """Return the state as it was after *generation*: what came later is undone, newest first."""
+    try:
+        with closing(_reading(path)) as database:
+            database.execute("BEGIN")  # both questions are about one moment
+            rows = database.execute("SELECT kind, parent, id, body FROM resources")
+            bodies = {row[:3]: row[3] for row in rows}
+            later = database.execute(
+                "SELECT delta FROM changes WHERE generation > ? ORDER BY generation DESC",
+                (generation,),
+            )
+            for (delta,) in later:
+                for kind, parent, id, before, _ in json.loads(delta):
+                    bodies[kind, parent, id] = before
+    except sqlite3.Error as error:
+        raise StateError(f"cannot read {path}: {error}") from error
+    return _state(((*ref, body) for ref, body in bodies.items() if body is not None), path, kinds)
+
+
 def read_changes(path: Path, after: int, limit: int) -> list[dict[str, Any]]:
-    """Return what is kept of the *limit* generations after *after* (CONTRACT ``/api/changes``)."""
-    query = "SELECT generation, requested_at, who, delta, applied FROM changes"
+    """Return what is kept of the *limit* generations after *after* (CONTRACT ``/api/changes``).
+
+    Each object has what it was and what it became, of the members that changed.
+    """
+    query = "SELECT generation, requested_at, who, remote, delta, applied FROM changes"
     try:
         with closing(_reading(path)) as database:
             rows = database.execute(
@@ -167,20 +189,29 @@ def read_changes(path: Path, after: int, limit: int) -> list[dict[str, Any]]:
 
 
 def _change(
-    generation: int, requested_at: str, who: str, delta: str, applied: str
+    generation: int, requested_at: str, who: str, remote: str, delta: str, applied: str
 ) -> dict[str, Any]:
     objects = [
         {"kind": kind, "id": id, "operation": _operation(before, after)}
         | ({"parent": parent} if parent else {})
+        | _differing(before, after)
         for kind, parent, id, before, after in json.loads(delta)
     ]
     return {
         "generation": generation,
         "objects": objects,
         "who": who,
+        "remote": remote,
         "requested_at": requested_at,
         "applied": json.loads(applied),
     }
+
+
+def _differing(before: str | None, after: str | None) -> dict[str, Any]:
+    old, new = json.loads(before or "{}"), json.loads(after or "{}")
+    names = [name for name in old | new if old.get(name) != new.get(name)]
+    was, became = ({name: body[name] for name in names if name in body} for body in (old, new))
+    return {"before": was if before else None, "after": became if after else None}
 
 
 def _operation(before: str | None, after: str | None) -> str:
@@ -194,13 +225,20 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 
 def _load(database: sqlite3.Connection, path: Path, kinds: Kinds) -> tuple[State, int]:
-    tables: dict[str, dict[str, dict[str, Resource]]] = {}
     try:
         rows = database.execute("SELECT kind, parent, id, body FROM resources").fetchall()
         newest = database.execute("SELECT max(generation) FROM changes").fetchone()[0]
+    except sqlite3.Error as error:
+        raise StateError(f"cannot read {path}: {error}") from error
+    return _state(rows, path, kinds), newest or 0
+
+
+def _state(rows: Iterable[tuple[str, str, str, str]], path: Path, kinds: Kinds) -> State:
+    tables: dict[str, dict[str, dict[str, Resource]]] = {}
+    try:
         for kind, parent, id, body in rows:
             resource = kinds[kind].model.model_validate_json(body)
             tables.setdefault(kind, {}).setdefault(parent, {})[id] = resource
-    except (sqlite3.Error, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise StateError(f"cannot read {path}: {error}") from error
-    return State(tables), newest or 0
+    return State(tables)

@@ -14,7 +14,8 @@ from tests.fault.node import kill_haproxy, start_haproxy
 from tests.machine import Machine, free_port, wait_until
 
 CHANGES = "/api/changes"
-MEMBERS = {"generation", "state", "objects", "who", "requested_at", "applied", "reason"}
+MEMBERS = {"generation", "state", "objects", "who", "remote", "requested_at"}
+MEMBERS |= {"applied", "reason"}
 
 
 def changes(machine: Machine, query: str = "") -> list[Body]:
@@ -30,6 +31,13 @@ def change(machine: Machine, number: int) -> Body:
     return found
 
 
+def named(found: Body) -> Body:
+    """Return *found* without what changed of its objects, as it is in the list."""
+    hidden = ("before", "after")
+    objects = [{name: one[name] for name in one if name not in hidden} for one in found["objects"]]
+    return found | {"objects": objects}
+
+
 # --- order and paging -----------------------------------------------------------------------
 
 
@@ -43,7 +51,7 @@ def test_changes_are_in_the_order_of_their_generations(shared: Machine) -> None:
     found = changes(shared)
 
     assert [one["generation"] for one in found] == list(range(1, known + 5))
-    assert found == [change(shared, one["generation"]) for one in found]
+    assert found == [named(change(shared, one["generation"])) for one in found]
     mine = found[known:]
     assert all(one.keys() == MEMBERS for one in mine)
     assert [one["objects"][0]["id"] for one in mine] == [*made, made[1]]
@@ -149,6 +157,72 @@ def test_changes_outlive_the_agent(shared: Machine) -> None:
     assert changes(shared) == before
     documents.made(shared, "pools")
     assert [one["generation"] for one in changes(shared)[-2:]] == [len(before), len(before) + 1]
+
+
+def test_a_change_says_what_was_and_what_became_of_it(shared: Machine) -> None:
+    pool = documents.made(shared, "pools", name="a")
+
+    number = shared.put(pool.item, {"name": "b"}).json["applied"]["change"]
+    shared.delete(pool.item)
+
+    (made,), (changed,), (gone,) = (change(shared, number + at)["objects"] for at in (-1, 0, 1))
+    assert (made["before"], made["after"]["name"]) == (None, "a")
+    assert (changed["before"], changed["after"]) == ({"name": "a"}, {"name": "b"})
+    assert (gone["before"]["name"], gone["after"]) == ("b", None)
+
+
+def test_a_change_says_where_it_came_from(shared: Machine) -> None:
+    shared.post(POOLS, documents.pool())
+    wire.over_unix_socket(shared, "POST", POOLS, documents.pool())
+
+    assert [one["remote"] for one in changes(shared)[-2:]] == ["127.0.0.1", ""]
+
+
+# --- restore --------------------------------------------------------------------------------
+
+
+def test_a_restore_makes_all_as_it_was_and_is_a_change_itself(machine: Machine) -> None:
+    listener = documents.made(machine, "listeners", enabled=True)
+    owner = listener.body["id"]
+    pool = documents.made(machine, "pools", listener_id=owner, enabled=True)
+    members = f"{POOLS}/{pool.body['id']}/members"
+    number = machine.post(members, documents.member(id="m", weight=3)).json["applied"]["change"]
+    wanted = machine.get("/api/state").json
+    machine.put(f"{members}/m", {"weight": 9})
+    documents.made(machine, "listeners", enabled=True)
+    machine.delete(listener.item)
+
+    reply = machine.post(f"{CHANGES}/{number}/restore", {})
+
+    assert reply.status == 200, reply.body
+    assert machine.get("/api/state").json == wanted
+    assert reply.json["applied"]["change"] == number + 4
+    assert reply.json["applied"]["by"] == "reload"
+    assert "weight 3" in machine.fragments()[f"60-backend-{pool.body['id']}.cfg"]
+    assert [one["generation"] for one in changes(machine)] == list(range(1, number + 5))
+
+
+def test_a_restore_can_be_rehearsed_and_undone(machine: Machine) -> None:
+    documents.made(machine, "pools")
+    documents.made(machine, "pools")
+    wanted = machine.get("/api/state").json
+
+    trial = machine.post(f"{CHANGES}/1/restore?dry_run=true", {})
+    untouched = machine.get("/api/state").json
+    machine.post(f"{CHANGES}/1/restore", {})
+    back = machine.post(f"{CHANGES}/2/restore", {})
+
+    assert (trial.status, trial.json["dry_run"]) == (200, True)
+    assert untouched == wanted
+    assert (back.status, machine.get("/api/state").json) == (200, wanted)
+
+
+@pytest.mark.parametrize("number", ["0", "99999", str(2**62), "9" * 100])
+def test_a_restore_of_a_change_that_is_not_there_is_a_404(shared: Machine, number: str) -> None:
+    before = judge.kept(shared)
+
+    judge.assert_is_problem(shared.post(f"{CHANGES}/{number}/restore", {}), 404)
+    assert judge.kept(shared) == before
 
 
 # --- what became of it ----------------------------------------------------------------------

@@ -4,11 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
+from kinx_loadbalancer_agent.engine.hold import Hold
 from kinx_loadbalancer_agent.engine.keeper import Keeper
 from kinx_loadbalancer_agent.engine.ports import Claim, Service
 from kinx_loadbalancer_agent.errors import Unreachable
@@ -79,12 +81,13 @@ class Shelf(Service):
 class Kept:
     """A shelf, its keeper, and the states that callers make."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         clock = SystemClock()
         self.shelf = Shelf()
         self.conditions = Conditions(clock)
         self.drift = Drift(self.conditions, clock)
-        self.keeper = Keeper(self.shelf, self.conditions, self.drift, clock)
+        self.hold = Hold(directory / "hold.json", self.conditions, clock)
+        self.keeper = Keeper(self.shelf, self.conditions, self.drift, self.hold, clock)
         self.desired = Desired()
         self.generation = 0
 
@@ -104,8 +107,8 @@ class Kept:
 
 
 @pytest.fixture
-def kept() -> Iterator[Kept]:
-    found = Kept()
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    found = Kept(tmp_path)
     yield found
     found.shelf.may_go_on.set()
     found.keeper.stop()
@@ -267,3 +270,33 @@ def test_after_it_was_stopped_it_touches_nothing(kept: Kept) -> None:
     assert waits
     assert not stopping.is_alive()
     assert stays_so(lambda: kept.shelf.text == b"graffiti", 2.5)
+
+
+# --- hold -----------------------------------------------------------------------------------
+
+
+def test_in_a_hold_what_others_change_is_reported_and_left(kept: Kept) -> None:
+    kept.peer("a")
+    assert kept.keeper.pending(1, SOON) == ""
+
+    kept.hold.begin("admin", "at work", 1)
+    kept.shelf.text = b"theirs"
+    kept.keeper.look()
+    wait_until(lambda: kept.drift.published()["found"] == 1, SOON)
+    kept.keeper.look()
+
+    assert stays_so(lambda: kept.shelf.text == b"theirs", 0.3)
+    assert kept.drift.published()["found"] == 1
+    assert "at work" in kept.conditions.message("ShelfKept")
+
+
+def test_after_a_hold_what_others_changed_is_undone(kept: Kept) -> None:
+    kept.peer("a")
+    assert kept.keeper.pending(1, SOON) == ""
+    kept.hold.begin("admin", "at work", 1)
+    kept.shelf.text = b"theirs"
+
+    kept.hold.end()
+    kept.keeper.look()
+
+    wait_until(lambda: kept.shelf.text == b"a", SOON)

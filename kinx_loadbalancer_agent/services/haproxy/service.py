@@ -4,7 +4,7 @@ This is where the rooms of this package meet. It must never decide what is wante
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from kinx_loadbalancer_agent.engine.ports import (
     Operating,
     Plan,
     Target,
+    Written,
 )
 from kinx_loadbalancer_agent.errors import (
     ApplyError,
@@ -30,7 +31,7 @@ from kinx_loadbalancer_agent.errors import (
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.model.state import State
-from kinx_loadbalancer_agent.services.haproxy import check, facts, operating, peers, shape
+from kinx_loadbalancer_agent.services.haproxy import check, facts, operating, peers, shape, written
 from kinx_loadbalancer_agent.services.haproxy.activate import (
     LISTEN_SECONDS,
     PEERS_FRAGMENT,
@@ -205,6 +206,17 @@ class Haproxy:
     def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
         """Return what *owner* carried so far, by all processes of HAProxy there were."""
         return self._counters.of(state, owner, deadline)
+
+    def written(
+        self, state: State, refs: Collection[Ref], deadline: Deadline
+    ) -> dict[Ref, Written]:
+        """Return how objects of *state* are configured, and what the worker shows of them."""
+
+        def ask(question: str) -> str:
+            return self._runtime.ask(question, deadline.remaining(PATIENCE_SECONDS))
+
+        parts = self.render(state).parts
+        return written.written(parts, self._settings.conf_d, refs, ask)
 
     def master_pid(self, deadline: Deadline) -> int | None:
         """Return the pid of the master, None when none answers."""

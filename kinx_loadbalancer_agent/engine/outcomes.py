@@ -1,0 +1,43 @@
+"""What is true of the proxy after a batch, as conditions. It decides nothing."""
+
+from collections.abc import Collection
+
+from kinx_loadbalancer_agent.engine.conditions import Conditions
+from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Target
+from kinx_loadbalancer_agent.model.resources import Ref
+
+HEALTHY, RUNNING, BOUND, APPLIED = "WorkerHealthy", "HaproxyRunning", "ListenersBound", "Applied"
+
+
+def concluded(
+    conditions: Conditions, applied: Applied, target: Target, left_out: Collection[Ref]
+) -> None:
+    """State what is true now that *target*, without *left_out*, is *applied*."""
+    for claim in target.claims:
+        conditions.state(claim)
+    if applied.is_live and not conditions.holds(HEALTHY):
+        conditions.set(HEALTHY, "True", "Answers", "no process had to be replaced")
+    _running(conditions, applied.pid if applied.is_live else None, applied.because)
+    if left_out:
+        names = ", ".join(str(owner) for owner in sorted(left_out))
+        message = f"cannot bind, left out until it can: {names}"
+        conditions.set(BOUND, "False", "CannotBind", message, "error")
+    else:
+        conditions.set(BOUND, "True", "Bound", "every listener can be bound")
+    if applied.is_live:
+        conditions.set(APPLIED, "True", "Live", "HAProxy runs what was asked for")
+    else:
+        conditions.set(APPLIED, "False", "HaproxyNotRunning", applied.because, "error")
+
+
+def left(conditions: Conditions, observation: Observation, words: str) -> None:
+    """State what is true where something is not as it should be, and is left so for *words*."""
+    conditions.set(APPLIED, "False", "Held", words, "warning")
+    _running(conditions, observation.worker_pid if observation.is_running else None, words)
+
+
+def _running(conditions: Conditions, pid: int | None, why_not: str) -> None:
+    if pid is not None:
+        conditions.set(RUNNING, "True", "Answers", f"worker {pid} answers")
+    else:
+        conditions.set(RUNNING, "False", "NotRunning", why_not, "error")
