@@ -1,11 +1,16 @@
 """The composition root: settings → services → engine → Flask, and how gunicorn serves it."""
 
 import contextlib
+import copy
+import functools
 import logging
 import re
+import ssl
 import threading
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,6 +31,7 @@ from kinx_loadbalancer_agent.api import (
     status,
 )
 from kinx_loadbalancer_agent.engine.engine import Engine
+from kinx_loadbalancer_agent.errors import SettingsError
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
 from kinx_loadbalancer_agent.services.routing.gate import Gate
@@ -33,7 +39,7 @@ from kinx_loadbalancer_agent.services.routing.service import Routing
 from kinx_loadbalancer_agent.services.routing.vips import Vips
 from kinx_loadbalancer_agent.services.schedule import Schedule
 from kinx_loadbalancer_agent.services.text import Templates, template_directory
-from kinx_loadbalancer_agent.settings import Settings
+from kinx_loadbalancer_agent.settings import AgentSettings, Settings
 from kinx_loadbalancer_agent.system import host, sockets
 from kinx_loadbalancer_agent.system.clock import Clock, SystemClock
 from kinx_loadbalancer_agent.system.files import Lock
@@ -42,6 +48,7 @@ log = structlog.get_logger()
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNREADABLE = (
+    (ssl.SSLError, 400),
     (http_errors.LimitRequestLine, 414),
     (http_errors.LimitRequestHeaders, 431),
     (http_errors.ParseException, 400),
@@ -95,6 +102,7 @@ def build_app(
     app.register_error_handler(http_errors.ParseException, _unreadable_body)
     credentials = auth.Credentials(settings.agent.credentials)
     auth.register(app, credentials, clock)
+    auth.expect_host(app, frozenset((settings.agent.node_name, *settings.agent.hosts.split())))
     kinds = kinds or Kinds()
     refuse_unknown = settings.agent.unknown_members == "refuse"
     documents = resources.documents(kinds, engine, refuse_unknown=refuse_unknown)
@@ -133,13 +141,45 @@ def _is_no_slow_client(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
+def check_tls(settings: AgentSettings) -> None:
+    """Raise SettingsError if the files of TLS cannot be used."""
+    if settings.certificate is not None:
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=settings.client_ca)
+            context.load_cert_chain(settings.certificate, settings.key)
+        except OSError as error:  # SSLError is one
+            files = " ".join(
+                str(path)
+                for path in (settings.certificate, settings.key, settings.client_ca)
+                if path
+            )
+            raise SettingsError([f"[agent] certificate: cannot use {files}: {error}"]) from error
+
+
+def _tls(config: Any, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    context = make()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's worker, whose own refusals of what is no HTTP are problems too, not HTML."""
 
     def handle(self, conn: Any) -> Any:
+        if self.cfg.is_ssl and sockets.is_unix(conn.sock):
+            conn.cfg = self._plain  # its mode is the permission
         # gunicorn reads without a limit: some dozens of silent clients would take every thread.
         sockets.limit_reads(conn.sock, READ_SECONDS)
         return super().handle(conn)
+
+    @functools.cached_property
+    def _plain(self) -> Any:
+        """gunicorn's configuration without TLS."""
+        plain = copy.copy(self.cfg)
+        plain.settings = {name: copy.copy(one) for name, one in self.cfg.settings.items()}
+        for name in ("certfile", "keyfile", "ca_certs"):
+            plain.set(name, None)
+        return plain
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
         # The next worker needs the state now, not when the last idle client is gone.
@@ -161,6 +201,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             client.sendall(head.encode() + body)
 
 
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn with one worker of threads: one process holds the state and the engine."""
 
@@ -171,9 +215,9 @@ class Server(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        listen, socket = self._settings.agent.listen, self._settings.agent.socket
+        agent = self._settings.agent
         values: dict[str, Any] = {
-            "bind": [listen, f"unix:{socket}"],
+            "bind": [agent.listen, f"unix:{agent.socket}"],
             "umask": 0o177,  # of the Unix socket: its mode is the permission
             "workers": 1,
             "worker_class": Worker,
@@ -184,6 +228,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "preload_app": False,
             "control_socket_disable": True,
             "proc_name": "kinx_loadbalancer_agent",
+            "certfile": _text(agent.certificate),
+            "keyfile": _text(agent.key),
+            "ca_certs": _text(agent.client_ca),
+            "cert_reqs": ssl.CERT_REQUIRED if agent.client_ca else ssl.CERT_NONE,
+            "ssl_context": _tls,
             "post_worker_init": self._worker_started,
             "worker_exit": self._worker_ended,
         }

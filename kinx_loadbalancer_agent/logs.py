@@ -1,19 +1,47 @@
-"""Logs are events: a constant sentence and fields, one line each, on standard error (logfmt)."""
+"""Logs are events: a constant sentence and fields, one line each.
+
+On standard error as logfmt, for people; in a file as JSON, for machines. The file is opened for
+each line, so that whoever rotates it has nobody to tell.
+"""
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import structlog
 
+from kinx_loadbalancer_agent.system import files
 
-def configure() -> None:
-    """Make every event one line."""
+MODE = 0o640
+Event = MutableMapping[str, Any]
+
+
+class Kept:
+    """A step of structlog that adds each event to the file *path*; a disk that is full loses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._render = structlog.processors.JSONRenderer(default=str)
+
+    def __call__(self, logger: Any, method: str, event: Event) -> Event:
+        line = str(self._render(logger, method, dict(event)))
+        with suppress(OSError):
+            files.append(self._path, line.encode() + b"\n", mode=MODE)
+        return event
+
+
+def configure(path: Path | None = None) -> None:
+    """Make every event one line, and keep it in the file *path*, too."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([Kept(path)] if path else []),
             structlog.processors.LogfmtRenderer(
                 key_order=["timestamp", "level", "event"], bool_as_flag=False
             ),

@@ -9,9 +9,16 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from kinx_loadbalancer_agent.errors import SettingsError
 from kinx_loadbalancer_agent.model.types import StickExpire, StickSize
@@ -85,6 +92,17 @@ class AgentSettings(_Section):
     state_directory: AbsolutePath = Path("/opt/kinx_loadbalancer_agent")
     credentials: AbsolutePath = Path("/etc/kinx_loadbalancer_agent/credentials")
     unknown_members: Literal["refuse", "warn"] = "refuse"
+    hosts: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_ -]*$")] = ""
+    certificate: AbsolutePath | None = None
+    key: AbsolutePath | None = None
+    client_ca: AbsolutePath | None = None
+    log: AbsolutePath = Path("/var/log/kinx-loadbalancer-agent.log")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.certificate is None and (self.key or self.client_ca):
+            raise ValueError("key and client_ca need a certificate")
+        return self
 
     @property
     def is_named(self) -> bool:

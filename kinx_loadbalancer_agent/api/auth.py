@@ -9,12 +9,14 @@ import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
 from flask_httpauth import HTTPBasicAuth, HTTPTokenAuth
+from netaddr import valid_ipv4, valid_ipv6
 
 from kinx_loadbalancer_agent.api.problems import problem
-from kinx_loadbalancer_agent.errors import Unavailable
+from kinx_loadbalancer_agent.errors import Malformed, Unavailable
 from kinx_loadbalancer_agent.system.clock import Clock
 
 OPEN = frozenset({"/healthz"})
@@ -151,6 +153,22 @@ def register(app: Flask, credentials: Credentials, clock: Clock) -> None:
         if g.role != "write" and request.method not in READING:
             return problem(403, f"{g.who} may read, not write")
         return None
+
+
+def expect_host(app: Flask, names: frozenset[str]) -> None:
+    """Make *app* refuse requests for a host that is no address, not localhost, and not in *names*.
+
+    A web page whose name was made to mean this node's address would be one (DNS rebinding).
+    """
+    known = {name.lower() for name in names} | {"localhost"}
+
+    @app.before_request
+    def _expect_host() -> None:
+        if request.path in OPEN or is_local(request.environ):
+            return
+        name = urlsplit(f"//{request.host}").hostname or ""
+        if name not in known and not (valid_ipv4(name) or valid_ipv6(name)):
+            raise Malformed("Host must be an address of this node, or one of the setting hosts")
 
 
 def is_local(environ: dict[str, object]) -> bool:

@@ -113,6 +113,11 @@ def is_local(address: str) -> bool:
     return kind == RTM_NEWROUTE and answer[16 + 7] == RTN_LOCAL
 
 
+def is_unix(connection: socket.socket) -> bool:
+    """True when *connection* came through a Unix socket."""
+    return connection.family == socket.AF_UNIX
+
+
 def limit_reads(connection: socket.socket, seconds: float) -> None:
     """Make the kernel end every read of *connection* after *seconds*, blocking or not.
 

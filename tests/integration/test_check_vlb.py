@@ -224,8 +224,10 @@ def log_of(machine: Machine) -> Path:
 
 
 def logged(machine: Machine) -> list[str]:
+    """Return the lines of check_vlb; those of the agent, in the same file, are JSON."""
     path = log_of(machine)
-    return path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if not line.startswith("{")]
 
 
 def report_of(machine: Machine) -> dict[str, Any]:

@@ -12,6 +12,7 @@ PATHS = {
     "agent.socket": "/run/kinx_loadbalancer_agent.sock",
     "agent.state_directory": "/opt/kinx_loadbalancer_agent",
     "agent.credentials": "/etc/kinx_loadbalancer_agent/credentials",
+    "agent.log": "/var/log/kinx-loadbalancer-agent.log",
     "haproxy.conf_d": "/etc/haproxy/conf.d",
     "haproxy.admin_socket": "/run/haproxy/admin.sock",
     "haproxy.agent_socket": "/run/haproxy/kinx.sock",
