@@ -1,10 +1,9 @@
 """The command. Exit codes: 0 done, 1 not healthy or refused, 2 usage or settings."""
 
 import functools
-import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any, NoReturn
 
 import click
 
-from kinx_loadbalancer_agent import __version__, app, errors, logs, settings
+from kinx_loadbalancer_agent import __version__, app, errors, install, logs, settings
+from kinx_loadbalancer_agent import status as terminal
 from kinx_loadbalancer_agent.api import auth
 from kinx_loadbalancer_agent.engine import store
 from kinx_loadbalancer_agent.engine.ports import Target
+from kinx_loadbalancer_agent.layout import Layout
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.types import TOKEN
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
@@ -24,7 +25,9 @@ from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
 
 REFUSED, MISUSED = 1, 2
 PATIENCE_SECONDS = 30.0
-STATUS = "GET /api/status HTTP/1.0\r\nHost: localhost\r\n\r"
+FIRST = "admin"
+ONLY = "Say what would be done, and do nothing; 1 if there is anything."
+IMAGE = "Where the / of the machine is: here, or an image that is mounted there."
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,10 @@ def main() -> None:
 @command
 def serve(where: Where, listen: str | None, own_haproxy: bool) -> None:
     """Serve the API until SIGTERM; HAProxy goes on."""
-    logs.configure()
     found = where.load(listen=listen)
+    app.check_tls(found.agent)
+    files.make_directory(found.agent.log.parent, 0o755)
+    logs.configure(found.agent.log)
     lock = files.Lock(found.agent.serve_lock)
     lock.take_or_fail(SystemClock())
     files.protect(found.agent.state_directory, 0o700)
@@ -102,14 +107,9 @@ def credentials_add(where: Where, name: str, role: str) -> None:
     """Make a credential for NAME and print its secret, once."""
     if not TOKEN.fullmatch(name) or ":" in name:
         _stop(MISUSED, "NAME must be 1 to 64 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
-    path = where.load().agent.credentials
-    lock = _lock(path)
-    known = _credentials(path)
-    if any(one.name == name for one in known):
+    secret = _new_credential(where.load().agent.credentials, name, role)
+    if secret is None:
         _stop(REFUSED, f"cannot add {name}: it exists; remove it first")
-    credential, secret = auth.new_credential(name, role)
-    _keep(path, (*known, credential))
-    lock.release()
     click.echo(secret)
 
 
@@ -137,15 +137,25 @@ def credentials_remove(where: Where, name: str) -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print /api/status as it is.")
+@click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C.")
 @command
-def status(where: Where) -> None:
-    """Print /api/status of the serving agent; 1 when it is not well."""
-    answer = sockets.ask(where.load().agent.socket, STATUS, 5.0)
-    head, _, body = answer.partition("\r\n\r\n")
-    click.echo(body, nl=False)
-    conditions = json.loads(body).get("conditions", []) if " 200 " in head else None
-    if conditions is None or any(found["severity"] == "error" for found in conditions):
+def status(where: Where, as_json: bool, watch: bool) -> None:
+    """Show how the serving agent and its node do; 1 when they are not well."""
+    socket = where.load().agent.socket
+    if not terminal.show(socket, SystemClock(), as_json=as_json, again=watch):
         sys.exit(REFUSED)
+
+
+@main.command()
+@click.argument("id")
+@command
+def explain(where: Where, id: str) -> None:
+    """Show what is wished, written and live of the object ID, and what keeps traffic from it."""
+    found = terminal.explained(where.load().agent.socket, id)
+    if not found:
+        _stop(REFUSED, f"there is nothing with the id {id}")
+    click.echo(found, nl=False)
 
 
 @main.command()
@@ -201,6 +211,79 @@ def stop_haproxy(where: Where) -> None:
     pid = _proxy(found).master_pid(_deadline())
     if pid is not None:
         process.end(pid, PATIENCE_SECONDS)
+
+
+@main.command("install")
+@click.option("--check", "only", is_flag=True, help=ONLY)
+@click.option("--supervisor/--systemd", "supervised", default=None, help="What runs the agent.")
+@click.option("--packages", is_flag=True, help="Install missing packages by apt-get first.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), default="/", help=IMAGE)
+@command
+def install_(
+    where: Where, only: bool, supervised: bool | None, packages: bool, directory: Path
+) -> None:
+    """Put in place what this node needs, keeping aside what is there; again changes nothing.
+
+    The first time it prints the secret of a credential "admin", alone on standard output.
+    """
+    node = _node(where, directory, supervised)
+    lacks_credential = node.is_live and not _credentials(node.credentials)
+    steps = install.Installation(node).install(packages=packages)
+    if only:
+        said = _say_steps(steps)
+        if lacks_credential:
+            click.echo(f"make the credential {FIRST}")
+        sys.exit(REFUSED if said or lacks_credential else 0)
+    went_well = install.perform(steps, _say)
+    secret = _new_credential(node.credentials, FIRST, "write") if lacks_credential else None
+    if secret is not None:
+        _say(f"the secret of the credential {FIRST}, shown this once:")
+        click.echo(secret)
+    if not went_well:
+        _stop(REFUSED, "not all is in place; mend what is named above and install again")
+
+
+@main.command()
+@click.option("--check", "only", is_flag=True, help=ONLY)
+@click.option("--purge", is_flag=True, help="Take the state and all that HAProxy is started by.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), default="/", help=IMAGE)
+@command
+def uninstall(where: Where, only: bool, purge: bool, directory: Path) -> None:
+    """Take away what install put in place, and say what stays; HAProxy goes on serving."""
+    steps = install.Installation(_node(where, directory)).uninstall(purge=purge)
+    if only:
+        sys.exit(REFUSED if _say_steps(steps) else 0)
+    install.perform(steps, _say)
+
+
+def _node(where: Where, directory: Path, supervised: bool | None = None) -> Layout:
+    if where.root is not None:
+        _stop(MISUSED, "an agent under --root needs no installation; --dir is for images")
+    return Layout(directory, where.config, supervised)
+
+
+def _say_steps(steps: Iterator[install.Step]) -> bool:
+    """Print *steps*, none of them done, and return whether there is anything to do."""
+    found = [step for step in steps if step.words]
+    for step in found:
+        click.echo(step.words)
+    return any(step.act for step in found)
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def _new_credential(path: Path, name: str, role: str) -> str | None:
+    """Return the secret of a new credential, None where *name* has one already."""
+    lock = _lock(path)
+    known = _credentials(path)
+    if any(one.name == name for one in known):
+        return None
+    credential, secret = auth.new_credential(name, role)
+    _keep(path, (*known, credential))
+    lock.release()
+    return secret
 
 
 def _proxy(found: settings.Settings) -> Haproxy:

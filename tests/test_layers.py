@@ -23,7 +23,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "__init__": (),
     "__main__": ("cli",),
     "errors": (),
-    "logs": (),
+    "logs": ("system.files",),
     # A field's type is written once: a stick table's size is the same in a setting and a document.
     "settings": ("model.types", "errors"),
     "model": ("model", "errors"),
@@ -34,7 +34,11 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     # Time is an argument: Clock and Deadline touch nothing, and whoever waits is given one.
     "api": ("api", "engine", "model", "errors", "system.clock"),
     "app": (ALL,),
+    "status": ("model", "system", "errors"),
     "cli": (ALL,),
+    # An installation is described beside the settings, and done by the services and system.
+    "layout": ("settings",),
+    "install": ("layout", "settings", "services", "model", "system", "errors"),
     "report": (ALL,),
 }
 """What the modules of a layer may import of ours; ``__init__`` (the version) anybody may."""

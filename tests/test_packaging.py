@@ -95,7 +95,9 @@ def environment(tmp_path: Path) -> Environment:
 def test_the_wheel_holds_the_package_and_its_templates_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / PACKAGE).rglob("*.py")}
     templates = {
-        f"{PACKAGE}/{path.relative_to(CHECKOUT)}" for path in (CHECKOUT / "templates").rglob("*.*")
+        f"{PACKAGE}/{path.relative_to(CHECKOUT)}"
+        for directory in ("templates", "etc")
+        for path in (CHECKOUT / directory).rglob("*.*")
     }
 
     with zipfile.ZipFile(wheel) as archive:

@@ -27,6 +27,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 CHANGES = (1, 2, 4, 8, 16, 32, 48)
 STATUS = {"True": 1, "False": 0, "Unknown": -1}
 SEVERITY = {"info": 0, "warning": 1, "error": 2}
+OUTCOMES = ("runtime", "reload", "none", "failed")
 ROUTED = ("assigned", "served", "announced")
 
 Values = Mapping[str, float | None]
@@ -74,6 +75,8 @@ class Meters(Collector):
         self.durations = timed("kinx_http_request_duration_seconds", words, asked[:2])
         words = f"Batches of changes, and looks at the machine, {by}"
         self.batches = counted("kinx_batches", words, ("cause", "outcome"))
+        for outcome in OUTCOMES:  # at 0 from the start: a first failure is an increase
+            self.batches.labels("change", outcome)
         self.sizes = spread("kinx_batch_changes", "Changes asked in a batch.", buckets=CHANGES)
         words = f"Phases of batches, {by}"
         self.phases = timed("kinx_batch_phase_seconds", words, ("phase", "outcome"))

@@ -50,7 +50,7 @@ class Keeper:
         self.turns = self.failed_turns = 0  # since the process began
         self._asked: dict[str, Any] = {}
         self._stopping = False
-        self._is_due = False
+        self._is_due = self._is_ours = False
         self._thread: threading.Thread | None = None
 
     def wake(self, state: State, generation: int) -> None:
@@ -69,9 +69,12 @@ class Keeper:
             self._thread.start()
 
     def look(self) -> None:
-        """Look at the service soon: something has happened to it. Any thread may say so."""
+        """Look at the service soon: something of ours has happened to it. Any thread may say so.
+
+        What is not as it should be then is not the doing of others.
+        """
         with self._mutex:
-            self._is_due = True
+            self._is_due = self._is_ours = True
             self._mutex.notify_all()
 
     def stop(self) -> None:
@@ -98,10 +101,11 @@ class Keeper:
                 wanted = self._wanted
                 if self._stopping or wanted is None:
                     return
-                self._is_due = False
+                is_ours = self._is_ours
+                self._is_due = self._is_ours = False
                 asked = self._asked if wanted[1] > self._looked_at else {}
             with structlog.contextvars.bound_contextvars(**asked):
-                self._turn(*wanted)
+                self._turn(*wanted, is_ours=is_ours)
             self._rest(wanted)
 
     def _rest(self, known: tuple[State, int]) -> None:
@@ -114,13 +118,15 @@ class Keeper:
                 lambda: self._stopping or self._is_due or self._wanted is not known, wait
             )
 
-    def _turn(self, state: State, generation: int) -> None:
+    def _turn(self, state: State, generation: int, *, is_ours: bool) -> None:
         """Make the service agree with *state* once, and say how that went."""
         self.turns += 1
         try:
-            self._converge(state)
+            self._converge(state, is_ours=is_ours)
             claims = self.service.claims(state)
             self._failures = 0
+        except Held as error:
+            claims = (Claim(self.service.condition, "False", "Held", str(error), "warning"),)
         except (ApplyError, OSError) as error:
             self._failures += 1
             claims = self._failed(str(error), type(error).__name__)
@@ -135,7 +141,7 @@ class Keeper:
             self._pending = "" if claims[0].status == "True" else claims[0].message
             self._mutex.notify_all()
 
-    def _converge(self, state: State) -> None:
+    def _converge(self, state: State, *, is_ours: bool) -> None:
         deadline = Deadline.after(self._clock, TURN_SECONDS)
         seen = self.service.observe(deadline)
         steps = self.service.plan(state, seen)
@@ -144,12 +150,12 @@ class Keeper:
             self._kept = wanted
             self._drift.ended(self.service.name)
             return
-        if self._hold.is_on and self._kept in (None, wanted):
+        if self._hold.is_on and self._kept in (None, wanted) and not is_ours:
             self._drift.found(
                 self.service.name, f"changed by others: {_listed(steps)}", is_left=True
             )
             raise Held(self._hold.words())
-        if self._kept == wanted:  # it was so before
+        if self._kept == wanted and not is_ours:  # it was so before
             what = f"changed by others, to undo: {_listed(steps)}"
             self._drift.found(self.service.name, what)
         self._kept = None

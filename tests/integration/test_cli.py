@@ -88,7 +88,7 @@ def serving() -> Iterator[Machine]:
 def test_status_prints_what_the_api_says_and_is_0_when_all_is_well(serving: Machine) -> None:
     wait_until(lambda: serving.condition("Drift"))
 
-    done = serving.cli("status")
+    done = serving.cli("status", "--json")
 
     shown, answered = json.loads(done.stdout), serving.get("/api/status").json
     assert (done.returncode, done.stderr) == (0, "")

@@ -281,9 +281,7 @@ def test_in_a_hold_what_others_change_is_reported_and_left(kept: Kept) -> None:
 
     kept.hold.begin("admin", "at work", 1)
     kept.shelf.text = b"theirs"
-    kept.keeper.look()
-    wait_until(lambda: kept.drift.published()["found"] == 1, SOON)
-    kept.keeper.look()
+    wait_until(lambda: kept.drift.published()["found"] == 1, 2 * kept.shelf.look_seconds)
 
     assert stays_so(lambda: kept.shelf.text == b"theirs", 0.3)
     assert kept.drift.published()["found"] == 1
@@ -300,3 +298,15 @@ def test_after_a_hold_what_others_changed_is_undone(kept: Kept) -> None:
     kept.keeper.look()
 
     wait_until(lambda: kept.shelf.text == b"a", SOON)
+
+
+def test_what_the_agent_did_itself_is_no_drift_and_is_put_right_in_a_hold_too(kept: Kept) -> None:
+    kept.peer("a")
+    assert kept.keeper.pending(1, SOON) == ""
+    kept.hold.begin("admin", "at work", 1)
+    kept.shelf.text = b"withdrawn"
+
+    kept.keeper.look()
+
+    wait_until(lambda: kept.shelf.text == b"a", SOON)
+    assert kept.drift.published()["found"] == 0

@@ -200,6 +200,7 @@ class Routing(Service):
         limit = self._deadline(deadline.remaining(WITHDRAW_SECONDS))
         try:
             if self.withdraw(gone.__contains__, limit):
+                self._changed()
                 self._clock.sleep(limit.remaining(settle_seconds))
         except (ApplyError, OSError) as error:
             log.warning("not withdrawn in time", error=str(error))
@@ -211,9 +212,12 @@ class Routing(Service):
         if self._gate is None or not gone:
             yield
             return
-        with self._gate.withholding(gone):
-            self.leave(gone, deadline)
-            yield
+        try:
+            with self._gate.withholding(gone):
+                self.leave(gone, deadline)
+                yield
+        finally:
+            self._changed()
 
     def _verdict(self, closed: frozenset[str]) -> None:
         """Follow the gate: withdraw at once, announce in the next turn."""

@@ -1,0 +1,178 @@
+"""The .deb in a clean Debian: installed, serving, started again, taken away (README, Install)."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.install.root import CHECKOUT, Root
+from tests.machine import wait_until
+
+VIP = "1.201.0.47"
+BOOT = "supervisord; service frr start; cron;"
+BACK_ENDS = "python3 -m http.server 9001 -d /srv/one & python3 -m http.server 9002 -d /srv/two &"
+CHANGING = ("proc", "sys", "dev", "run", "tmp", "root", "srv", "var/lib", "var/cache", "var/log/apt")
+CHANGING += ("var/log/supervisor", "var/log/dpkg.log", "var/tmp")
+"""What the package manager, the kernel and this test write; no business of an installation."""
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Root]:
+    """A clean Debian with the package and supervisor, not installed yet."""
+    directory = Path(tempfile.mkdtemp(prefix="kinx-deb-"))
+    try:
+        made = Root.make(directory / "root")
+        argv = [str(CHECKOUT / "bin/deb"), str(made.path / "root")]
+        subprocess.run(argv, check=True, capture_output=True, text=True, timeout=280)
+        (package,) = (made.path / "root").glob("*.deb")
+        made.apt("-qq", "update")
+        needs = "python3 haproxy frr iproute2 cron procps logrotate supervisor curl"
+        made.apt("install", "--no-install-recommends", *needs.split())
+        for name in ("one", "two"):
+            (made.path / "srv" / name).mkdir()
+            (made.path / "srv" / name / "index.html").write_text(name)
+        made.before = contents(made.path)
+        made.apt("install", "--no-install-recommends", f"/root/{package.name}")
+        yield made
+    finally:
+        shutil.rmtree(directory)
+
+
+def contents(root: Path) -> dict[str, bytes | str]:
+    """Return every file and link of *root* that an installation could have touched."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if name.startswith(CHANGING) or "__pycache__" in name:
+            continue
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    return found
+
+
+class Driver:
+    """An LBaaS driver on the node itself."""
+
+    def __init__(self, root: Root, secret: str) -> None:
+        self._root = root
+        self._curl = f"curl -s -m 20 -u admin:{secret} -w '\\n%{{http_code}}'"
+
+    def call(self, path: str, document: Any = None) -> tuple[int, Any]:
+        """Return status and body of the answer to a POST of *document*, or a GET."""
+        words = "-d @-" if document else ""
+        said = self._root.said(
+            f"{self._curl} {words} http://127.0.0.1:62000{path}", json.dumps(document)
+        )
+        body, status = said.rsplit("\n", 1)
+        return int(status), json.loads(body or "null")
+
+    def send_all(self) -> list[int]:
+        """Send the documents of a load balancer in a driver's order; return the statuses."""
+        proxy, pool = "/api/haproxy", {"lb_algorithm": "ROUND_ROBIN", "protocol": "HTTP"}
+        speaker = {"hostname": "node", "inter_as_number": "50235", "vm_addr": "10.40.252.235"}
+        speaker |= {"primary_gateway_addr": "10.40.252.2", "router_as_number": "60201"}
+        report = {"agent_addr": "127.0.0.1", "agent_port": 9696, "tenant_id": "t", "vm_id": "v"}
+        monitor = {"type": "HTTP", "delay": 1, "timeout": 1, "url_path": "/"}
+        documents: tuple[tuple[str, dict[str, Any]], ...] = (
+            (f"{proxy}/loadbalancers", {"id": "lb", "vip_address": VIP}),
+            (f"{proxy}/peers", {"hostname": "node", "address": "127.0.0.1"}),
+            ("/api/quagga", speaker | {"vip_addr": VIP}),
+            ("/api/crontab", report),
+            (f"{proxy}/listeners", {"id": "web", "protocol": "HTTP", "protocol_port": 80}),
+            (f"{proxy}/pools", {"id": "po", "listener_id": "web"} | pool),
+            (f"{proxy}/pools/web/members", member("one", 9001)),
+            (f"{proxy}/pools/web/members", member("two", 9002)),
+            (f"{proxy}/healthmonitors", {"pool_id": "po"} | monitor),
+        )
+        return [self.call(path, document)[0] for path, document in documents]
+
+    def is_ready(self) -> bool:
+        ended = self._root.run(f"{self._curl} http://127.0.0.1:62000/readyz")
+        return ended.stdout.endswith("200")
+
+    def visits(self) -> list[str]:
+        """Return who answers the clients of the VIP."""
+        return sorted(self._root.run(f"curl -s -m 5 http://{VIP}").stdout for _ in range(4))
+
+
+def member(id: str, port: int) -> dict[str, Any]:
+    return {"id": id, "address": "127.0.0.1", "protocol_port": port, "weight": 1}
+
+
+SERVED = ["one", "one", "two", "two"]
+
+
+def test_from_a_package_to_traffic_and_back_to_a_clean_machine(root: Root) -> None:
+    before = root.before
+    with root.booted(BOOT + BACK_ENDS):
+        # Installed: what would be done is shown, the secret alone is printed, nothing is left to do.
+        shown = root.run("kinx_loadbalancer_agent install --check")
+        installed = root.run("kinx_loadbalancer_agent install")
+        again = root.run("kinx_loadbalancer_agent install --check")
+        assert shown.returncode == 1
+        assert "write /etc/supervisor/conf.d/kinx_loadbalancer_agent.conf" in shown.stdout
+        assert installed.returncode == 0, installed.stderr
+        secret = installed.stdout.removesuffix("\n")
+        assert len(secret) == 43 and secret not in installed.stderr
+        assert "keep /etc/haproxy/haproxy.cfg aside" in installed.stderr
+        assert (again.returncode, again.stdout) == (0, "")
+
+        # Serving: the driver's documents, no TCP VTY, modes.
+        driver = Driver(root, secret)
+        wait_until(driver.is_ready, 30)
+        statuses = driver.send_all()
+        assert all(status in (201, 202) for status in statuses), statuses
+        wait_until(lambda: driver.visits() == SERVED, 10)
+        assert "127.0.0.1:26" not in root.said("grep -c . /proc/net/tcp; ss -Hltn || true")
+        assert root.said("pgrep -c bgpd; pgrep -c bfdd") == "1\n1\n"
+        assert root.said("stat -c %a /opt/kinx_loadbalancer_agent") == "700\n"
+        assert root.said("stat -c %a /etc/kinx_loadbalancer_agent/credentials") == "600\n"
+        assert secret not in root.said("cat /var/log/kinx-loadbalancer-agent.log")
+        state = driver.call("/api/state")
+
+    # Restarted: everything has ended, /run is empty, and it all comes back by itself.
+    with root.booted(BOOT + BACK_ENDS):
+        wait_until(driver.is_ready, 30)
+        assert driver.call("/api/state") == state
+        wait_until(lambda: driver.visits() == SERVED, 10)
+
+        # The agent is stopped and started: HAProxy is the same process, and serves meanwhile.
+        master = root.said("pgrep -o haproxy")
+        root.said("supervisorctl stop kinx_loadbalancer_agent")
+        assert driver.visits() == SERVED
+        root.said("supervisorctl start kinx_loadbalancer_agent")
+        wait_until(driver.is_ready, 30)
+        assert root.said("pgrep -o haproxy") == master
+
+        # Taken away: HAProxy goes on serving; every file that stays was named.
+        gone = root.said("kinx_loadbalancer_agent uninstall 2>&1")
+        assert driver.visits() == SERVED
+        assert root.said("pgrep -o haproxy") == master
+        assert root.run("pgrep -f '[k]inx_loadbalancer_agent serve'").returncode == 1
+        assert "kinx" not in root.run("cat /var/spool/cron/crontabs/root").stdout
+        stays = [line.split()[1] for line in gone.splitlines() if " stays: " in line]
+        for name in new(before, contents(root.path)):
+            path = f"/{name}"
+            slots = ("/etc/haproxy/conf.d", "/etc/haproxy/haproxy.cfg")
+            assert path.startswith((*stays, *slots, "/opt/venvs", "/usr/")), path
+
+        # And all of it: as it was before the package came.
+        root.said("kinx_loadbalancer_agent uninstall --purge")
+        assert driver.visits() == SERVED
+
+    root.apt("purge", "kinx-loadbalancer-agent")
+    after = contents(root.path)
+    assert new(before, after) == []
+    assert new(after, before) == []
+
+
+def new(before: dict[str, bytes | str], after: dict[str, bytes | str]) -> list[str]:
+    """Return the names in *after* that are not, or are otherwise, in *before*."""
+    return sorted(name for name, content in after.items() if before.get(name) != content)
