@@ -405,6 +405,7 @@ class Engine:
             return is_drift
         self._next_scan = self._clock.monotonic() + SCAN_SECONDS
         self.drift.scanned()
+        outcomes.space(self.conditions, self._path.parent)
         if is_drift:
             self.drift.found(PROXY, plan.because)
         elif plan.is_empty:

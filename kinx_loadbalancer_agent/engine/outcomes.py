@@ -1,11 +1,15 @@
 """What is true of the proxy after a batch, as conditions. It decides nothing."""
 
 from collections.abc import Collection
+from pathlib import Path
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions
 from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Target
 from kinx_loadbalancer_agent.model.resources import Ref
+from kinx_loadbalancer_agent.system import files
 
+MIN_FREE_BYTES = 4 * 2**20
+SPACE = "SpaceLeft"
 HEALTHY, RUNNING, BOUND, APPLIED = "WorkerHealthy", "HaproxyRunning", "ListenersBound", "Applied"
 
 
@@ -34,6 +38,17 @@ def left(conditions: Conditions, observation: Observation, words: str) -> None:
     """State what is true where something is not as it should be, and is left so for *words*."""
     conditions.set(APPLIED, "False", "Held", words, "warning")
     _running(conditions, observation.worker_pid if observation.is_running else None, words)
+
+
+def space(conditions: Conditions, directory: Path) -> None:
+    """State whether a change can be stored in *directory*."""
+    free = files.free_bytes(directory)
+    words = f"{free // 2**20} MiB are free for {directory}"
+    if free < MIN_FREE_BYTES:
+        advice = f"{words}; changes get 507 when it is full: free some space"
+        conditions.set(SPACE, "False", "DiskFull", advice, "error")
+    else:
+        conditions.set(SPACE, "True", "Free", words)
 
 
 def _running(conditions: Conditions, pid: int | None, why_not: str) -> None:

@@ -20,6 +20,10 @@ from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system import effects
 
 FORMAT = 1
+WAY_OUT = (
+    "; put a backup in its place, or move it away, start and PUT /api/state anew; "
+    "HAProxy serves on meanwhile"
+)
 SCHEMA = """
 CREATE TABLE resources (
     kind TEXT NOT NULL, parent TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL,
@@ -68,7 +72,7 @@ class Store:
                     script = f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
                     self._database.executescript(script)
         except sqlite3.Error as error:
-            raise StateError(f"cannot open {path}: {error}") from error
+            raise StateError(f"cannot open {path}: {error}{WAY_OUT}") from error
 
     def close(self) -> None:
         """Give the file back."""
@@ -148,7 +152,7 @@ def read_format(path: Path) -> None:
             with closing(_reading(path)) as database:
                 found = database.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
-            raise StateError(f"cannot open {path}: {error}") from error
+            raise StateError(f"cannot open {path}: {error}{WAY_OUT}") from error
         if found > FORMAT:
             raise StateNewer(str(path), found, FORMAT)
 
@@ -168,7 +172,7 @@ def read_at(path: Path, kinds: Kinds, generation: int) -> State:
                 for kind, parent, id, before, _ in json.loads(delta):
                     bodies[kind, parent, id] = before
     except sqlite3.Error as error:
-        raise StateError(f"cannot read {path}: {error}") from error
+        raise StateError(f"cannot read {path}: {error}{WAY_OUT}") from error
     return _state(((*ref, body) for ref, body in bodies.items() if body is not None), path, kinds)
 
 
@@ -184,7 +188,7 @@ def read_changes(path: Path, after: int, limit: int) -> list[dict[str, Any]]:
                 f"{query} WHERE generation > ? ORDER BY generation LIMIT ?", (after, limit)
             ).fetchall()
     except sqlite3.Error as error:
-        raise StateError(f"cannot read {path}: {error}") from error
+        raise StateError(f"cannot read {path}: {error}{WAY_OUT}") from error
     return [_change(*row) for row in rows]
 
 
@@ -229,7 +233,7 @@ def _load(database: sqlite3.Connection, path: Path, kinds: Kinds) -> tuple[State
         rows = database.execute("SELECT kind, parent, id, body FROM resources").fetchall()
         newest = database.execute("SELECT max(generation) FROM changes").fetchone()[0]
     except sqlite3.Error as error:
-        raise StateError(f"cannot read {path}: {error}") from error
+        raise StateError(f"cannot read {path}: {error}{WAY_OUT}") from error
     return _state(rows, path, kinds), newest or 0
 
 
@@ -240,5 +244,5 @@ def _state(rows: Iterable[tuple[str, str, str, str]], path: Path, kinds: Kinds) 
             resource = kinds[kind].model.model_validate_json(body)
             tables.setdefault(kind, {}).setdefault(parent, {})[id] = resource
     except (KeyError, ValueError) as error:
-        raise StateError(f"cannot read {path}: {error}") from error
+        raise StateError(f"cannot read {path}: {error}{WAY_OUT}") from error
     return State(tables)

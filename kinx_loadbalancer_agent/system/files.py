@@ -153,6 +153,12 @@ def protect(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
+def free_bytes(path: Path) -> int:
+    """Return how much can still be written where *path* is, by whoever asks."""
+    found = os.statvfs(path)
+    return found.f_frsize * found.f_bavail
+
+
 def signature(path: Path | str) -> Signature | None:
     """Return what changes when somebody edits *path*; None when there is no file."""
     try:

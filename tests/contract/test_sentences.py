@@ -234,6 +234,7 @@ def test_a_full_disk_is_a_507_and_nothing_is_kept() -> None:
         ]
         assert {reply.status for reply in replies} == {201, 507}
         judge.assert_is_problem(replies[-1], 507)
+        wait_until(lambda: machine.condition("SpaceLeft").get("status") == "False", 5)
         there = machine.get(LISTENERS).json["listeners"]
         assert {one["id"] for one in there} == {*kept}
         judge.assert_haproxy_agrees(machine)

@@ -556,6 +556,7 @@ def test_a_state_that_is_no_database_exits_with_2(empty: Machine) -> None:
     served = serve(empty.root)
     assert (served.returncode, served.stdout) == (2, "")
     assert "state.db" in served.stderr
+    assert "backup" in served.stderr
     for word in ("check", "plan", "render"):
         done = inside(word, "--root", str(empty.root))
         assert (word, done.exit_code, done.stdout) == (word, 2, "")
