@@ -5,7 +5,6 @@ what HAProxy or FRR load: that is the engine's and the keepers'.
 """
 
 import hashlib
-import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from kinx_loadbalancer_agent.layout import (
     KEPT,
     LINKS,
     NAME,
-    PACKAGES,
     RUNNING,
     SERVES,
     UNIT,
@@ -84,14 +82,7 @@ class Installation:
                 yield from self._take(row, recorded[row.path])
 
     def _packages(self, wanted: bool) -> Iterator[Step]:
-        needless = set() if self._node.supervised else {"supervisord"}
-        needless |= {"vtysh"} if self._settings.routing.dialect != "frr" else set()
-        path = f"{self._node.at(Path('/usr/sbin'))}:{self._node.at(Path('/usr/bin'))}"
-        missing = [
-            package
-            for program, package in PACKAGES.items()
-            if program not in needless and not shutil.which(program, path=path)
-        ]
+        missing = self._node.missing_packages()
         command = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
         if missing and wanted and self._node.is_live:
             words = ("env", "DEBIAN_FRONTEND=noninteractive", *command.split())
@@ -114,7 +105,8 @@ class Installation:
         at, content, name = self._node.at(row.path), self._node.content(row), str(row.path)
         present, wanted = _digest_of(at), _digest(content)
         is_right = present == wanted and at.stat().st_mode & 0o777 == row.mode
-        if is_right and recorded in (None, wanted) or row.is_first and present:
+        is_kept = row.is_first and present is not None
+        if is_kept or (is_right and recorded in (None, wanted)):
             return
         if present not in (None, wanted, recorded):
             yield from self._keep_aside(at, ASIDE)
@@ -139,6 +131,8 @@ class Installation:
         purge: also the state, the settings, the log, and what HAProxy and FRR are started by.
         """
         recorded = self._recorded()
+        if not recorded:
+            yield Step(f"note: {self._node.record} is gone: no service file is known to be ours")
         for row in self._node.rows():
             if purge or not row.stays:
                 yield from self._take(row, recorded.get(row.path))
@@ -231,9 +225,8 @@ class Installation:
     def _run(self, command: str, row: str) -> Iterator[Step]:
         words = command.split()
         sign = RUNNING.get(words[0]) or RUNNING.get(" ".join(words[:2]), "/")
-        writes_links = (
-            words[1] in ("enable", "disable") and words[2] == NAME
-        )  # without systemd, too
+        # Links of a unit are written whether systemd runs or not.
+        writes_links = words[1] in ("enable", "disable") and words[2] == NAME
         if writes_links:
             words[1:1], sign = ["--root", str(self._node.directory)], "/"
         if (self._node.is_live or writes_links) and Path(sign).exists():

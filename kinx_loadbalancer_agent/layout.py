@@ -3,6 +3,7 @@
 This module must never change anything; ``install`` does.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -73,6 +74,10 @@ class Layout:
             found = found if found.exists() else _etc() / "agent.toml"
         # The services are not given the environment of whoever installs them.
         self.settings = settings.load(found, environment={})
+        if found != config:  # which the machine itself reads as its default
+            command = self.settings.schedule.command.removesuffix(f" --config {found}")
+            schedule = self.settings.schedule.model_copy(update={"command": command})
+            self.settings = self.settings.model_copy(update={"schedule": schedule})
         systemd = RUNNING["systemctl"] if self.is_live else "/usr/lib/systemd/systemd"
         self.has_systemd = self.at(Path(systemd)).exists()
         if supervised is None:
@@ -126,6 +131,17 @@ class Layout:
         for name, value in values.items():
             text = text.replace(f"@{name}@", str(value))
         return text.encode()
+
+    def missing_packages(self) -> tuple[str, ...]:
+        """Return the packages whose programs this node needs and lacks."""
+        needless = set() if self.supervised else {"supervisord"}
+        needless |= {"vtysh"} if self.settings.routing.dialect != "frr" else set()
+        path = f"{self.at(Path('/usr/sbin'))}:{self.at(Path('/usr/bin'))}"
+        return tuple(
+            package
+            for program, package in PACKAGES.items()
+            if program not in needless and not shutil.which(program, path=path)
+        )
 
     def at(self, path: Path) -> Path:
         """Return where *path* of the machine is here."""

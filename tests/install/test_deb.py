@@ -13,34 +13,62 @@ import pytest
 from tests.install.root import CHECKOUT, Root
 from tests.machine import wait_until
 
+pytestmark = pytest.mark.timeout(900)  # seconds: a Debian is made, and a package is built
 VIP = "1.201.0.47"
 BOOT = "supervisord; service frr start; cron;"
 BACK_ENDS = "python3 -m http.server 9001 -d /srv/one & python3 -m http.server 9002 -d /srv/two &"
-CHANGING = ("proc", "sys", "dev", "run", "tmp", "root", "srv", "var/lib", "var/cache", "var/log/apt")
+CHANGING = (
+    "proc",
+    "sys",
+    "dev",
+    "run",
+    "tmp",
+    "root",
+    "srv",
+    "var/lib",
+    "var/cache",
+    "var/log/apt",
+)
 CHANGING += ("var/log/supervisor", "var/log/dpkg.log", "var/tmp")
 """What the package manager, the kernel and this test write; no business of an installation."""
 
 
+NEEDS = "python3 haproxy frr iproute2 cron procps logrotate supervisor systemd-sysv dbus curl"
+
+
 @pytest.fixture(scope="module")
-def root() -> Iterator[Root]:
-    """A clean Debian with the package and supervisor, not installed yet."""
+def debian() -> Iterator[Root]:
+    """A clean Debian with all that the package needs, and the package itself in /root."""
     directory = Path(tempfile.mkdtemp(prefix="kinx-deb-"))
+    builder = subprocess.Popen(
+        [str(CHECKOUT / "bin/deb"), str(directory)], stdout=subprocess.DEVNULL
+    )
     try:
         made = Root.make(directory / "root")
-        argv = [str(CHECKOUT / "bin/deb"), str(made.path / "root")]
-        subprocess.run(argv, check=True, capture_output=True, text=True, timeout=280)
-        (package,) = (made.path / "root").glob("*.deb")
         made.apt("-qq", "update")
-        needs = "python3 haproxy frr iproute2 cron procps logrotate supervisor curl"
-        made.apt("install", "--no-install-recommends", *needs.split())
+        made.apt("install", "--no-install-recommends", *NEEDS.split())
         for name in ("one", "two"):
             (made.path / "srv" / name).mkdir()
             (made.path / "srv" / name / "index.html").write_text(name)
-        made.before = contents(made.path)
-        made.apt("install", "--no-install-recommends", f"/root/{package.name}")
+        assert builder.wait(280) == 0
+        (package,) = directory.glob("*.deb")
+        shutil.move(package, made.path / "root")
         yield made
     finally:
+        builder.terminate()
+        builder.wait(20)
         shutil.rmtree(directory)
+
+
+@pytest.fixture
+def root(debian: Root, tmp_path: Path) -> Iterator[Root]:
+    """A copy of it with the package, not installed yet."""
+    made = debian.copy(tmp_path / "root")
+    made.before = contents(made.path)
+    (package,) = (made.path / "root").glob("*.deb")
+    made.apt("install", "--no-install-recommends", f"/root/{package.name}")
+    yield made
+    shutil.rmtree(made.path)
 
 
 def contents(root: Path) -> dict[str, bytes | str]:
@@ -109,10 +137,12 @@ def member(id: str, port: int) -> dict[str, Any]:
 SERVED = ["one", "one", "two", "two"]
 
 
-def test_from_a_package_to_traffic_and_back_to_a_clean_machine(root: Root) -> None:
+def test_under_supervisor_from_a_package_to_traffic_and_back_to_a_clean_machine(
+    root: Root,
+) -> None:
     before = root.before
     with root.booted(BOOT + BACK_ENDS):
-        # Installed: what would be done is shown, the secret alone is printed, nothing is left to do.
+        # Installed: what would be done is shown, the secret alone is printed, then nothing is left.
         shown = root.run("kinx_loadbalancer_agent install --check")
         installed = root.run("kinx_loadbalancer_agent install")
         again = root.run("kinx_loadbalancer_agent install --check")
@@ -120,7 +150,8 @@ def test_from_a_package_to_traffic_and_back_to_a_clean_machine(root: Root) -> No
         assert "write /etc/supervisor/conf.d/kinx_loadbalancer_agent.conf" in shown.stdout
         assert installed.returncode == 0, installed.stderr
         secret = installed.stdout.removesuffix("\n")
-        assert len(secret) == 43 and secret not in installed.stderr
+        assert len(secret) == 43
+        assert secret not in installed.stderr
         assert "keep /etc/haproxy/haproxy.cfg aside" in installed.stderr
         assert (again.returncode, again.stdout) == (0, "")
 
@@ -130,7 +161,7 @@ def test_from_a_package_to_traffic_and_back_to_a_clean_machine(root: Root) -> No
         statuses = driver.send_all()
         assert all(status in (201, 202) for status in statuses), statuses
         wait_until(lambda: driver.visits() == SERVED, 10)
-        assert "127.0.0.1:26" not in root.said("grep -c . /proc/net/tcp; ss -Hltn || true")
+        assert ":26" not in root.said("ss -Hltn")
         assert root.said("pgrep -c bgpd; pgrep -c bfdd") == "1\n1\n"
         assert root.said("stat -c %a /opt/kinx_loadbalancer_agent") == "700\n"
         assert root.said("stat -c %a /etc/kinx_loadbalancer_agent/credentials") == "600\n"
@@ -171,6 +202,57 @@ def test_from_a_package_to_traffic_and_back_to_a_clean_machine(root: Root) -> No
     after = contents(root.path)
     assert new(before, after) == []
     assert new(after, before) == []
+
+
+def test_under_systemd_from_a_package_to_traffic_and_back_to_a_clean_machine(root: Root) -> None:
+    (root.path / "usr/sbin/policy-rc.d").unlink()
+    with root.booted_by_systemd():
+        back_ends(root)
+        secret = root.said("kinx_loadbalancer_agent install").removesuffix("\n")
+        assert root.said("kinx_loadbalancer_agent install --check") == ""
+        driver = Driver(root, secret)
+        wait_until(driver.is_ready, 30)
+        assert set(driver.send_all()) <= {201, 202}
+        wait_until(lambda: driver.visits() == SERVED, 10)
+        assert root.said("systemctl --failed --no-legend") == ""
+
+        # The agent is started again: HAProxy does not notice.
+        master = root.said("systemctl show haproxy -p MainPID")
+        root.said("systemctl restart kinx_loadbalancer_agent")
+        assert driver.visits() == SERVED
+        assert root.said("systemctl show haproxy -p MainPID") == master
+
+        # It has kept the power to replace a worker that hangs, which is another user's.
+        wait_until(driver.is_ready, 30)
+        worker = root.said("pgrep -u nobody haproxy").split()[0]
+        root.said(f"kill -STOP {worker}")
+        wait_until(lambda: worker not in root.said("pgrep haproxy").split(), 30)
+        wait_until(lambda: driver.visits() == SERVED, 10)
+
+        # Without the agent the end of HAProxy releases the VIP; systemd brings both back.
+        root.said("systemctl kill -s KILL --kill-whom=all kinx_loadbalancer_agent")
+        root.said("systemctl stop haproxy")
+        assert VIP not in root.said("ip addr show dev lo")
+        root.said("systemctl start haproxy")
+        wait_until(lambda: driver.visits() == SERVED, 30)
+
+    with root.booted_by_systemd():
+        back_ends(root)
+        wait_until(lambda: driver.visits() == SERVED, 30)
+        root.said("kinx_loadbalancer_agent uninstall")
+        assert driver.visits() == SERVED
+        root.said("kinx_loadbalancer_agent uninstall --purge")
+        assert driver.visits() == SERVED
+        root.said("systemctl restart haproxy")
+
+    root.apt("purge", "kinx-loadbalancer-agent")
+    traces = [name for name in new(root.before, contents(root.path)) if "kinx" in name]
+    assert traces == []
+
+
+def back_ends(root: Root) -> None:
+    for port, name in ((9001, "one"), (9002, "two")):
+        root.said(f"systemd-run -q python3 -m http.server {port} -d /srv/{name}")
 
 
 def new(before: dict[str, bytes | str], after: dict[str, bytes | str]) -> list[str]:
