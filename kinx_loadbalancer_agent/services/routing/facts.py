@@ -12,6 +12,10 @@ QUESTIONS = (
 )
 
 
+NO_ERRORS = ("Waiting for peer OPEN", "No AFI/SAFI activated for peer")
+"""What bgpd says of a session that is only beginning."""
+
+
 class Session(NamedTuple):
     """A session with a router (RFC 4271, 8.2.2), as it is published."""
 
@@ -59,6 +63,8 @@ def _session(gateway: str, told: Mapping[str, Any]) -> Session:
     sent = sum(one.get("sentPrefixCounter", 0) for one in families)
     uptime = told.get("bgpTimerUpMsec")
     why = told.get("lastNotificationReason") or told.get("lastResetDueTo")
+    if why in NO_ERRORS:
+        why = None
     is_up = told.get("bgpState") == "Established"
     return Session(
         gateway,

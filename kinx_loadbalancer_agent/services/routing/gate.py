@@ -91,6 +91,7 @@ class Gate:
         self._vips: tuple[str, ...] = ()
         self._verdicts: dict[str, str] = {}
         self._withheld: frozenset[str] = frozenset()
+        self._coming: frozenset[tuple[str, int]] = frozenset()
         self._worker = 0
         self._look_again_at = 0.0
         self._stopping = False
@@ -136,19 +137,19 @@ class Gate:
             self._mutex.wait_for(lambda: self._judged == self._turn, timeout_seconds)
 
     @contextmanager
-    def withholding(self, addresses: frozenset[str]) -> Iterator[None]:
-        """Allow none of *addresses* for the time of the block, whoever serves them yet."""
-        self._withheld = addresses
+    def changing_to(self, binds: Collection[tuple[str, int]]) -> Iterator[frozenset[str]]:
+        """Yield the VIPs that nobody will serve with *binds* alone; none of them is allowed.
+
+        What listens there already is served, though the state that asks for it is yet to come.
+        """
+        bound = frozenset(address for address, _ in binds)
+        self._coming = frozenset(binds)
+        self._withheld = frozenset(vip for vip in self._vips if not _covers(bound, vip))
         try:
-            yield
+            yield self._withheld
         finally:
             self._withheld = frozenset()
             self._watch.ring()
-
-    def unserved(self, binds: Collection[tuple[str, int]]) -> frozenset[str]:
-        """Return the VIPs that nobody will serve with *binds* alone."""
-        bound = frozenset(address for address, _ in binds)
-        return frozenset(vip for vip in self._vips if not _covers(bound, vip))
 
     def _run(self) -> None:
         has_ended, judged = False, 0
@@ -211,7 +212,9 @@ class Gate:
         else:
             self._worker, self.connections = worker
             self._watch.follow(self._worker)
-            self._pulse.answered(now())
+            # A silent worker that is being replaced takes clients until it is gone.
+            if self._pulse.is_up or not self._proxy.is_changing:
+                self._pulse.answered(now())
 
     def _look(self, state: State, vips: Collection[str]) -> dict[str, str]:
         """Return of each of *vips* why it is not served, '' where it is."""
@@ -229,6 +232,8 @@ class Gate:
         found = dict.fromkeys(vips, "no enabled listener has it")
         for owners, why in reversed(stages):
             bound = frozenset(binds[owner][0] for owner in owners)
+            if not why:
+                bound |= {address for address, port in self._coming if there[address, port]}
             found |= {vip: why for vip in vips if _covers(bound, vip)}
         return found
 

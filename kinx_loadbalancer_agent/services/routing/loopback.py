@@ -5,6 +5,7 @@ address is, so that whoever runs it when HAProxy ends leaves none behind. Nothin
 """
 
 import re
+import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Loopback:
 
     def __init__(self, release: Path) -> None:
         self._release = release
+        self._writing = threading.Lock()  # the engine assigns, the keeper does both
 
     def ours(self) -> frozenset[str]:
         """Return the addresses that this node assigned."""
@@ -32,21 +34,23 @@ class Loopback:
 
     def assign(self, addresses: Collection[str], deadline: Deadline) -> None:
         """Assign those of *addresses* that no interface has; raises NotProven with ip's words."""
-        missing = sorted(address for address in addresses if not sockets.is_local(address))
+        missing = sockets.not_local(addresses)
         if not missing:
             return
-        self._keep(self.ours() | set(missing))
-        said = self._batch((f"addr add {_on_lo(address)}" for address in missing), deadline)
-        if left := [address for address in missing if not sockets.is_local(address)]:
+        with self._writing:
+            self._keep(self.ours() | set(missing))
+            said = self._batch((f"addr add {_on_lo(address)}" for address in missing), deadline)
+        if left := sockets.not_local(missing):
             named = ", ".join(left[:MAX_NAMED]) + (" and others" if len(left) > MAX_NAMED else "")
             raise NotProven(f"cannot assign {named}: {said or 'the kernel does not have it'}")
 
     def release(self, addresses: Collection[str], deadline: Deadline) -> None:
         """Take those of *addresses* away that are ours."""
-        ours = self.ours()
-        if leaving := sorted(ours & set(addresses)):
-            self._batch((_removal(address) for address in leaving), deadline)
-            self._keep(ours - set(leaving))
+        with self._writing:
+            ours = self.ours()
+            if leaving := sorted(ours & set(addresses)):
+                self._batch((_removal(address) for address in leaving), deadline)
+                self._keep(ours - set(leaving))
 
     def _keep(self, ours: Iterable[str]) -> None:
         files.make_directory(self._release.parent, 0o755)

@@ -75,7 +75,8 @@ class Routing(Service):
         self._templates = templates
         self._clock = clock or SystemClock()
         self._gate = gate
-        self._vtysh = Vtysh(settings.vty_socket)
+        history = settings.release_batch.with_name("vtysh.history")
+        self._vtysh = Vtysh(settings.vty_socket, history)
         self._path = settings.directory / FILES[settings.dialect]
         self._telling = threading.Lock()
         self._changed: Callable[[], None] = lambda: None
@@ -83,6 +84,8 @@ class Routing(Service):
         self._seen = Seen(b"", None, "", "not looked at yet")
         self._announced: dict[str, tuple[bool, str]] = {}
         self._is_settled = True
+        self._is_drained = False
+        self._accepted = ""
 
     # --- what is wanted ---------------------------------------------------------------------
 
@@ -127,10 +130,14 @@ class Routing(Service):
         """Ask ``vtysh -C``, which knows the syntax of FRR and takes Quagga's; where it is missing
         the configuration goes unchecked.
         """
+        frame = NETWORK.sub("", content.decode())
+        if frame == self._accepted:  # it differs in VIPs alone, which are addresses
+            return
         try:
             self._vtysh.check(content, deadline)
         except ProgramMissing:
             return
+        self._accepted = frame
 
     # --- observe, plan, apply ---------------------------------------------------------------
 
@@ -208,16 +215,18 @@ class Routing(Service):
     @contextmanager
     def leading_to(self, binds: Collection[tuple[str, int]], deadline: Deadline) -> Iterator[None]:
         """Announce nothing meanwhile that *binds* alone will not serve (Network)."""
-        gone = self._gate.unserved(binds) if self._gate is not None else frozenset()
-        if self._gate is None or not gone:
+        if self._gate is None:
             yield
             return
+        gone: frozenset[str] = frozenset()
         try:
-            with self._gate.withholding(gone):
-                self.leave(gone, deadline)
+            with self._gate.changing_to(binds) as gone:
+                if gone:
+                    self.leave(gone, deadline)
                 yield
         finally:
-            self._changed()
+            if gone:
+                self._changed()
 
     def _verdict(self, closed: frozenset[str]) -> None:
         """Follow the gate: withdraw at once, announce in the next turn."""
@@ -283,6 +292,7 @@ class Routing(Service):
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         speaker, seen = view.speaker(state), self._seen
+        self._is_drained = speaker is not None and speaker.drain
         if speaker is None:
             applied = Claim(self.condition, "True", "NoSpeaker", "there is no BGP speaker")
             return (applied, Claim("Drained", "False", "NotAsked", "there is no BGP speaker"))
@@ -358,6 +368,7 @@ class Routing(Service):
         is_announced, since = self._is_announced(address)
         reasons = (
             (is_announced, ""),
+            (self._is_drained, "the node is drained"),
             (not is_served, self._gate.reason(address)),
             (seen is None, self._seen.why),
             (not is_assigned, "it is not on lo"),

@@ -62,7 +62,7 @@ class Vips(Service):
 
         A daemon that started before HAProxy waits for them to announce them.
         """
-        missing = frozenset(one for one in addresses if not sockets.is_local(one))
+        missing = frozenset(sockets.not_local(addresses))
         if missing:
             self._routing.leave(missing, deadline, settle_seconds=0.0)
             self._loopback.assign(missing, deadline)
@@ -80,7 +80,7 @@ class Vips(Service):
 
     def plan(self, state: State, observation: Any) -> tuple[str, ...]:
         wanted = self.assigns(state)
-        steps = [f"assign {one}" for one in sorted(wanted) if not sockets.is_local(one)]
+        steps = [f"assign {one}" for one in sockets.not_local(wanted)]
         return (*steps, *(f"release {one}" for one in sorted(observation - wanted)))
 
     def apply(self, state: State, observation: Any, deadline: Deadline) -> None:

@@ -16,11 +16,13 @@ PATIENCE_SECONDS = 2.0
 class Vtysh:
     """The daemons whose VTY sockets are in *sockets*; None: in FRR's own directory.
 
+    history: where vtysh keeps what it was asked; by default it would be where people have theirs.
     Every method raises ProgramMissing without vtysh, ProgramTimedOut when a daemon is silent.
     """
 
-    def __init__(self, sockets: Path | None) -> None:
-        self._words = ["vtysh", *(["--vty_socket", str(sockets)] if sockets else [])]
+    def __init__(self, sockets: Path | None, history: Path) -> None:
+        self._words = ["vtysh", "-H", str(history)]
+        self._words += ["--vty_socket", str(sockets)] if sockets else []
 
     def check(self, content: bytes, deadline: Deadline) -> None:
         """Ask whether *content* is syntax; raises CheckRefused with the first line that is none.

@@ -195,3 +195,15 @@ def test_a_drained_node_loses_no_request_and_comes_back(lab: Lab) -> None:
     assert lost(lab, seen) == []
     assert served(seen, node, gone, back - LATE_SECONDS) == []
     assert any(one.node == node.address for one in seen.requests if one.begun > back)
+
+
+def test_a_listener_that_moves_to_another_port_moves_no_route(lab: Lab) -> None:
+    node = lab.nodes[0]
+    item = f"{API}/listeners/{listener(node)['id']}"
+    begun = time.time()
+
+    for port in (81, 80):
+        node.tell("PUT", item, {"protocol_port": port})
+        time.sleep(CALM_SECONDS)
+
+    assert lab.changes(begun) == []
