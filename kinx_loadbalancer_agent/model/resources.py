@@ -5,6 +5,7 @@ What a rule needs of other resources is in ``rules``; what the wire writes diffe
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from netaddr import IPAddress
@@ -411,8 +412,13 @@ class Crontab(Resource):
 
 def vip_addresses(state: "State") -> list[str]:
     """Return the addresses of the speaker's VIPs, in the order of numbers."""
-    found = (IPAddress(vip.ref.id) for vip in state.all(Vip.kind))
-    return [str(address) for address in sorted(found)]
+    return sorted((vip.ref.id for vip in state.all(Vip.kind)), key=_number)
+
+
+@lru_cache(maxsize=10_000)
+def _number(address: str) -> tuple[int, int]:
+    found = IPAddress(address)
+    return found.version, int(found)
 
 
 def _mode_faults(values: Mapping[str, Any]) -> Iterator[Fault]:

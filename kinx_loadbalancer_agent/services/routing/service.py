@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -85,12 +85,15 @@ class Routing(Service):
         self._announced: dict[str, tuple[bool, str]] = {}
         self._is_settled = True
         self._is_drained = False
+        self._is_asked = False
+        self._known_until = 0.0
         self._accepted = ""
 
     # --- what is wanted ---------------------------------------------------------------------
 
     def follow(self, state: State, changed: Callable[[], None]) -> None:
         self._changed = changed
+        self._is_asked = True
         if self._gate is not None:
             self._gate.follow(state, self._verdict)
 
@@ -150,14 +153,20 @@ class Routing(Service):
         if self._gate is None:
             return Seen(self._file(), None, "", NOT_APPLIED)
         self._gate.settle(deadline.remaining(SETTLE_SECONDS))
+        if self._is_asked and self._clock.monotonic() < self._known_until:
+            self._is_asked = False  # what is told next is read back, whatever it is
+            return replace(self._seen, file=self._file())
+        known_until = self._clock.monotonic() + LOOK_SECONDS
         try:
             speaker = facts.speaker(self._vtysh.ask("bgpd", facts.QUESTIONS, deadline))
             profiles = ""
             if self._settings.bfd != "off":
                 profiles = self._vtysh.ask("bfdd", facts.QUESTIONS[:1], deadline)
             self._seen = Seen(self._file(), speaker, profiles, "")
+            self._known_until = known_until
         except ApplyError as error:
             self._seen = Seen(self._file(), None, "", f"written, not applied: {error}")
+            self._known_until = 0.0
         return self._seen
 
     def plan(self, state: State, observation: Any) -> tuple[str, ...]:
@@ -184,6 +193,7 @@ class Routing(Service):
         Those that may be announced come back in a turn of the keeper.
         """
         with self._turn(deadline):
+            self._known_until = 0.0
             content = self._file()
             text = content.decode()
             found = SPEAKER.search(text)

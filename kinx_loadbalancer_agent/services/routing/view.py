@@ -7,8 +7,6 @@ rendered: it would come back as a difference for ever.
 from collections.abc import Callable
 from typing import Any, cast
 
-from netaddr import IPAddress
-
 from kinx_loadbalancer_agent.model.resources import Quagga, Ref, vip_addresses
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.settings import RoutingSettings
@@ -36,16 +34,11 @@ def view(
     found = speaker(state)
     if found is None:
         return None
-    vips = [IPAddress(address) for address in vip_addresses(state)]
+    vips = vip_addresses(state)
     families = [
-        FAMILIES[version]
-        | {
-            "prefixes": [
-                f"{vip}/{FAMILIES[version]['bits']}" for vip in of_it if announces(str(vip))
-            ]
-        }
-        for version in (4, 6)
-        if (of_it := [vip for vip in vips if vip.version == version])
+        family | {"prefixes": [f"{vip}/{family['bits']}" for vip in of_it if announces(vip)]}
+        for version, family in FAMILIES.items()
+        if (of_it := [vip for vip in vips if (":" in vip) == (version == 6)])
     ]
     neighbors = (found.primary_gateway_addr, found.secondary_gateway_addr)
     return {
