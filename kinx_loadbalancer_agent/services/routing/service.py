@@ -87,7 +87,7 @@ class Routing(Service):
         self._is_drained = False
         self._is_asked = False
         self._known_until = 0.0
-        self._accepted = ""
+        self._accepted: tuple[str, set[str]] = ("", set())
 
     # --- what is wanted ---------------------------------------------------------------------
 
@@ -133,14 +133,17 @@ class Routing(Service):
         """Ask ``vtysh -C``, which knows the syntax of FRR and takes Quagga's; where it is missing
         the configuration goes unchecked.
         """
-        frame = NETWORK.sub("", content.decode())
-        if frame == self._accepted:  # it differs in VIPs alone, which are addresses
-            return
+        text = content.decode()
+        frame = NETWORK.sub("", text)
+        lines = {found[0] for found in NETWORK.finditer(text)}
+        known = self._accepted[1] if frame == self._accepted[0] else set()
+        # A thousand VIPs that were accepted before cost 70 ms.
+        fresh = NETWORK.sub(lambda found: "" if found[0] in known else found[0], text)
         try:
-            self._vtysh.check(content, deadline)
+            self._vtysh.check(fresh.encode(), deadline)
         except ProgramMissing:
             return
-        self._accepted = frame
+        self._accepted = (frame, lines)
 
     # --- observe, plan, apply ---------------------------------------------------------------
 

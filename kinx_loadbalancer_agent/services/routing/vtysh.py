@@ -21,8 +21,7 @@ class Vtysh:
     """
 
     def __init__(self, sockets: Path | None, history: Path) -> None:
-        self._words = ["vtysh", "-H", str(history)]
-        self._words += ["--vty_socket", str(sockets)] if sockets else []
+        self._at = ("-H", str(history), *(("--vty_socket", str(sockets)) if sockets else ()))
 
     def check(self, content: bytes, deadline: Deadline) -> None:
         """Ask whether *content* is syntax; raises CheckRefused with the first line that is none.
@@ -39,7 +38,8 @@ class Vtysh:
     def ask(self, daemon: str, questions: Sequence[str], deadline: Deadline) -> str:
         """Return what *daemon* answers to *questions*; raises Unreachable if it does not run."""
         words = [word for question in questions for word in ("-c", question)]
-        ended = process.run([*self._words, "-d", daemon, *words], self._patience(deadline))
+        argv = ["vtysh", "-d", daemon, *words, *self._at]
+        ended = process.run(argv, self._patience(deadline))
         if ended.status != 0:
             raise Unreachable(daemon, (ended.stderr or ended.stdout).strip()[-200:])
         return ended.stdout
@@ -60,7 +60,7 @@ class Vtysh:
         with files.scratch() as directory:
             path = directory / "frr.conf"
             files.write(path, content, mode=0o600)
-            argv = [*self._words, *words, "-f", str(path)]
+            argv = ["vtysh", *words, "-f", str(path), *self._at]
             return process.run(argv, self._patience(deadline))
 
     def _patience(self, deadline: Deadline) -> float:
