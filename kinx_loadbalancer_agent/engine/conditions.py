@@ -101,6 +101,10 @@ class Drift:
             self._say()
         log.warning("drift found", what=what)
 
+    def is_open(self, source: str) -> bool:
+        """True while something is not as it should be that *source* found."""
+        return source in self._open
+
     def ended(self, source: str) -> None:
         """Say that a look of *source* found everything as it should be.
 

@@ -250,6 +250,9 @@ class Engine:
             self._mutex.wait_for(lambda: self._queue or self._stopping, wait)
             tickets, self._queue = self._queue, []
         wishes = [ticket for ticket in tickets if not ticket.is_trial]
+        if wishes and self.hold.is_on:
+            self._say(wishes, Unavailable(f"{self.hold.words()}; nothing was kept"))
+            wishes = []
         if wishes and self._batch(wishes) and len(wishes) > 1:
             self._linger(len(wishes))
         for ticket in tickets:
@@ -367,7 +370,7 @@ class Engine:
             deadline,
             laps,
             network=self._network,
-            is_trial=is_trial,
+            is_trial=is_trial or (is_look and self.hold.is_on),
         )
         if is_trial:
             batch.attempt(tickets[0])
@@ -377,10 +380,7 @@ class Engine:
             # What a quick look finds, a thorough one can name.
             self._next_scan = 0.0
             return self._carry_out(tickets)
-        if is_look and self.hold.is_on and not settled.plan.is_empty:
-            words = f"{settled.plan.because}; {self.hold.words()}"
-            self.drift.found(PROXY, settled.plan.because, is_left=True)
-            outcomes.left(self.conditions, observation, words)
+        if is_look and self.hold.is_on and self._leaves(settled.plan, observation):
             return False
         applied, settled = batch.activate(settled, may_start=is_look)
         self._commit(settled, applied, deadline)
@@ -395,6 +395,14 @@ class Engine:
             self._proxy.traffic(settled.state, "", deadline)
         return applied.by == "reload"
 
+    def _leaves(self, plan: Plan, observation: Observation) -> bool:
+        """Say what is otherwise than it should be, in a hold; True when something is."""
+        if not plan.is_empty:
+            self.drift.found(PROXY, plan.because, is_left=True)
+            words = f"{plan.because}; {self.hold.words()}"
+            outcomes.left(self.conditions, observation, words)
+        return not plan.is_empty or self.drift.is_open(PROXY)
+
     def _finds_drift(self, plan: Plan, observation: Observation, *, thorough: bool) -> bool:
         """Say what a look found, and return whether a thorough one must follow.
 
@@ -407,7 +415,7 @@ class Engine:
         self.drift.scanned()
         outcomes.space(self.conditions, self._path.parent)
         if is_drift:
-            self.drift.found(PROXY, plan.because)
+            self.drift.found(PROXY, plan.because, is_left=self.hold.is_on)
         elif plan.is_empty:
             self.drift.ended(PROXY)
         return False

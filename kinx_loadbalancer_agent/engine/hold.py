@@ -5,14 +5,19 @@ This module must never change what is wanted.
 """
 
 import json
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions
 from kinx_loadbalancer_agent.errors import Unavailable
 from kinx_loadbalancer_agent.system import files
 from kinx_loadbalancer_agent.system.clock import Clock, timestamp
+
+log = structlog.get_logger()
 
 CONDITION = "Held"
 MODE = 0o600
@@ -35,6 +40,7 @@ class Hold:
         self._conditions = conditions
         self._clock = clock
         self._asked: Asked | None = None
+        self._writing = threading.Lock()
 
     def load(self) -> None:
         """Go on with a hold of the process before; what is no hold is none."""
@@ -46,14 +52,18 @@ class Hold:
 
     def begin(self, who: str, reason: str, minutes: int) -> None:
         """Hold for *minutes* from now on, in the place of a hold there is."""
-        self._asked = Asked(who, reason, self._clock.time() + 60 * minutes)
-        files.write(self._path, json.dumps(asdict(self._asked)).encode(), mode=MODE)
+        asked = Asked(who, reason, self._clock.time() + 60 * minutes)
+        with self._writing:
+            files.write(self._path, json.dumps(asdict(asked)).encode(), mode=MODE)
+            self._asked = asked
+        log.info("hold begins", who=who, reason=reason, minutes=minutes)
         self.look()
 
     def end(self) -> None:
         """End it; without one there is nothing to end."""
-        self._asked = None
-        files.remove(self._path)
+        with self._writing:
+            files.remove(self._path)
+            self._asked = None
         self.look()
 
     @property
@@ -72,7 +82,8 @@ class Hold:
     def words(self) -> str:
         """Return in words who holds, and why."""
         asked = self._asked
-        assert asked is not None
+        if asked is None:
+            return "not held any more"
         return f"held by {asked.who} until {timestamp(asked.until)}: {asked.reason}"
 
     def refuse(self) -> None:

@@ -79,12 +79,15 @@ class Keeper:
 
     def stop(self) -> None:
         """End after the turn in hand: another process keeps the service from here on."""
-        self.service.stop()
         with self._mutex:
             self._stopping = True
             self._mutex.notify_all()
         if self._thread is not None:
             self._thread.join(TURN_SECONDS)
+        try:
+            self.service.stop()
+        except (ApplyError, OSError) as error:
+            log.warning("service not stopped well", service=self.service.name, error=str(error))
 
     def pending(self, generation: int, timeout_seconds: float) -> str:
         """Return why the service is not as *generation* says, '' when it is.

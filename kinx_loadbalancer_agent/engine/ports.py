@@ -291,6 +291,10 @@ class Service(Protocol):
         """Return what is there; raises ApplyError or OSError."""
         ...
 
+    def last_seen(self, deadline: Deadline) -> Any:
+        """Return what was observed a moment ago, for a plan that nobody carries out."""
+        return self.observe(deadline)
+
     def plan(self, state: State, observation: Any) -> tuple[str, ...]:
         """Return in words what separates what is there from *state*; nothing is touched."""
         ...

@@ -116,6 +116,12 @@ class Reports:
     def _changes(self, after: int, limit: int) -> list[dict[str, Any]]:
         known = self.engine.generation
         found = stores.read_changes(self.store, after, limit) if known else []
+        for change in found:
+            for one in change["objects"]:
+                private = self.kinds[one["kind"]].model.private
+                for side in ("before", "after"):
+                    if one[side] is not None:
+                        one[side] = {k: v for k, v in one[side].items() if k not in private}
         return [change | self._outcome(change) for change in found if change["generation"] <= known]
 
     def state_at(self, generation: int) -> State | None:

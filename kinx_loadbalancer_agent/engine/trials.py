@@ -60,7 +60,7 @@ def judge(
     for service in services:
         if service.kinds & kinds or folded.subject == WHOLE:
             try:
-                commands += service.plan(after, service.observe(deadline))
+                commands += service.plan(after, service.last_seen(deadline))
                 claim = service.claims(after)[0]
                 pending += [claim.message] if claim.status != "True" else []
             except (ApplyError, OSError) as error:

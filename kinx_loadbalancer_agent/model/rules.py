@@ -159,6 +159,8 @@ def quagga(state: State, speaker: Quagga) -> Iterator[Fault]:
 def vip(state: State, vip: Vip) -> Iterator[Fault]:
     """Yield what *state* has against *vip*: it is the address of a router, or of this node."""
     speaker = cast(Quagga | None, state.get(Ref("quagga", "", vip.speaker)))
+    if IPAddress(vip.vip_addr).is_ipv4_mapped():
+        yield Fault("/vip_addr", "is an IPv4 address in the notation of IPv6")
     for name in ("vm_addr", "primary_gateway_addr", "secondary_gateway_addr"):
         if getattr(speaker, name, None) == vip.vip_addr:
             yield Fault("/vip_addr", f"is the speaker's {name}", is_conflict=True)

@@ -105,8 +105,19 @@ def _as_number(value: int) -> int:
     return value
 
 
+MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+NAMED = ((3, MONTHS), (4, DAYS))
+"""What crontab(5) has names for, by field."""
+
+
 def _schedule(value: str) -> str:
-    if not SCHEDULE.fullmatch(value) or not CronSlices.is_valid(value):
+    # python-crontab cannot compare a name with a number, as in "mon-5".
+    fields = value.lower().split(" ")
+    for at, names in NAMED if SCHEDULE.fullmatch(value) else ():
+        for number, name in enumerate(names):
+            fields[at] = fields[at].replace(name, str(number)) if name else fields[at]
+    if not SCHEDULE.fullmatch(value) or not CronSlices.is_valid(" ".join(fields)):
         raise fault("must be five fields of crontab(5), a space between them")
     return value
 

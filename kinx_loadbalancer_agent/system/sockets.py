@@ -52,7 +52,7 @@ def _ask(path: Path, command: str, timeout_seconds: float) -> str:
                 if len(answer) > MAX_ANSWER:
                     raise Unreachable(str(path), f"its answer is above {MAX_ANSWER} bytes")
                 peer.settimeout(max(0.001, limit - time.monotonic()))
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:  # the latter: its backlog is full
             raise TimedOut(str(path), timeout_seconds) from error
         except OSError as error:
             raise Unreachable(str(path), error.strerror or str(error)) from error

@@ -21,7 +21,7 @@ class Watch:
             return
         self._leave()
         self._pid = pid
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it has ended; or no more can be opened
             self._process = os.pidfd_open(pid)
             self._poll.register(self._process, select.POLLIN)
 

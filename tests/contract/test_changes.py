@@ -167,6 +167,12 @@ def test_a_change_says_what_was_and_what_became_of_it(shared: Machine) -> None:
 
     (made,), (changed,), (gone,) = (change(shared, number + at)["objects"] for at in (-1, 0, 1))
     assert (made["before"], made["after"]["name"]) == (None, "a")
+    assert (
+        made["after"].keys()
+        <= shared.get("/api/openapi.json")
+        .json["components"]["schemas"]["Pool"]["properties"]
+        .keys()
+    )
     assert (changed["before"], changed["after"]) == ({"name": "a"}, {"name": "b"})
     assert (gone["before"]["name"], gone["after"]) == ("b", None)
 

@@ -181,6 +181,47 @@ def test_bfdd_is_told_of_profiles_alone() -> None:
     assert told == {"bgpd": [], "bfdd": [("bfd", "profile klb", "receive-interval 100")]}
 
 
+def test_what_a_profile_no_longer_says_is_said_to_be_the_default() -> None:
+    shown = "bfd\n profile klb\n  transmit-interval 100\n  detect-multiplier 5\n exit\nexit\nend\n"
+    wanted = "bfd\n profile klb\n  transmit-interval 50\n exit\nexit\n"
+
+    told = said(wanted, shown)
+
+    assert told == [
+        *("bfd", "profile klb", "transmit-interval 50"),
+        *("detect-multiplier 3", "exit", "exit"),
+    ]
+    assert said("", shown) == ["bfd", "no profile klb", "exit"]
+
+
+def test_the_profile_of_a_gateway_goes_before_its_bfd() -> None:
+    shown = SHOWN.replace(
+        " !\n", " neighbor 10.40.252.2 bfd\n neighbor 10.40.252.2 bfd profile klb\n !\n", 1
+    )
+
+    told = said(file(), shown)
+
+    assert told == [
+        BGP,
+        *("no neighbor 10.40.252.2 bfd profile klb", "no neighbor 10.40.252.2 bfd", "exit"),
+    ]
+
+
+def test_a_description_that_sounds_like_ours_is_somebody_elses() -> None:
+    theirs = " neighbor 192.0.2.9 remote-as 7\n neighbor 192.0.2.9 description uplink klb\n"
+    shown = SHOWN.replace(" !\n", f"{theirs} !\n", 1)
+
+    assert said(file(), shown) == []
+
+
+def test_a_password_of_others_is_shown_to_nobody() -> None:
+    routing = Routing(RoutingSettings(), Templates())
+
+    shown = routing.readable(b" neighbor 192.0.2.9 password top secret\n")
+
+    assert shown == " neighbor 192.0.2.9 password ...\n"
+
+
 def test_a_session_tells_why_it_is_not_there() -> None:
     answer = """{"routes": {"1.201.0.47/32": [{"valid": true}], "192.0.2.7/32": [{}]}}
         {} {"10.40.252.2": {"bgpState": "Established", "bgpTimerUpMsec": 61999,

@@ -3,7 +3,7 @@
 This module must never write a fragment.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,10 @@ class Processes:
         """
         if self._release is None or self.master is None or self.master.pid == self._guarded:
             return
-        self._guarded = self.master.pid
-        words = (GUARD, str(self._guarded), str(self._release))
+        words = (GUARD, str(self.master.pid), str(self._release))
         if not process.with_arguments(*words):
             process.run(["sh", "-c", GUARDING, *words], GUARD_SECONDS)
+        self._guarded = self.master.pid
 
     def await_guards(self, deadline: Deadline) -> None:
         """Wait until the addresses of a HAProxy that has ended are released, not to be so later."""
@@ -185,13 +185,17 @@ class Processes:
             self._clock.sleep(0.02)
         else:
             raise NotProven("haproxy starts no other worker")
-        for pid in silent:
-            if self._master.is_silent(pid, deadline.remaining(1.0)):
-                process.kill(pid)
+        self._kill_silent(silent, deadline)
         self.worker = self.proven = self._worker_now(limit)
         words = f"worker {', '.join(map(str, silent))} did not answer and was replaced"
         log.warning("worker replaced", silent=silent, workers=self.master.workers)
         return words
+
+    def _kill_silent(self, pids: Iterable[int], deadline: Deadline) -> None:
+        for pid in pids:
+            if self._master.is_silent(pid, deadline.remaining(1.0)):
+                log.warning("silent worker killed", pid=pid)
+                process.kill(pid)
 
     # --- before a reload --------------------------------------------------------------------
 
@@ -266,8 +270,18 @@ class Processes:
             looks += 1
             self._clock.sleep(POLL_SECONDS)
         wanted = frozenset(target.binds.values())
-        if not self._await_listening(lambda found: all(found[at] == 1 for at in wanted), limit):
-            raise NotProven("haproxy does not listen once on every address of its listeners")
+
+        def is_alone(found: Any) -> bool:
+            return all(found[at] == 1 for at in wanted)
+
+        if not self._await_listening(is_alone, limit):
+            # A stopped worker goes on to take connections that it never serves.
+            self.look(limit, REEXECUTION_SECONDS)
+            assert self.master is not None
+            others = {*self.master.workers, *self.master.old_workers} - {worker.pid}
+            self._kill_silent(others, limit)
+            if not self._await_listening(is_alone, limit):
+                raise NotProven("haproxy does not listen once on every address of its listeners")
         self.worker = self.proven = worker
         self.look(limit, REEXECUTION_SECONDS)
 

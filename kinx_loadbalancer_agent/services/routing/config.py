@@ -11,7 +11,15 @@ Line = tuple[str, ...]
 """A line and, before it, the lines that it stands under."""
 
 SPEAKER = "router bgp "
-OURS = "klb"
+OURS = re.compile(r"\b(?:prefix-list|profile) klb\b")
+PROFILE = ("bfd", "profile klb")
+DEFAULTS = {
+    "transmit-interval": "transmit-interval 300",
+    "receive-interval": "receive-interval 300",
+    "detect-multiplier": "detect-multiplier 3",
+}
+"""What is said of a profile for a value that goes: FRR 8.4 knows no "no" of them."""
+
 FRAME = re.compile(r"!|end$|exit|Building configuration|Current configuration|$")
 OF_HOST = re.compile(
     r"frr (version|defaults) |hostname |service |(no )?log |(no )?ip(v6)? forwarding"
@@ -47,7 +55,8 @@ def difference(wanted: Iterable[Line], running: Iterable[Line]) -> list[Line]:
     What is announced ends first, what others name goes last.
     """
     asked, there = dict.fromkeys(wanted), dict.fromkeys(running)
-    leaving = list(_leaving(asked, there))
+    # "no neighbor X bfd" leaves the profile, which brings it back.
+    leaving = sorted(_leaving(asked, there), key=lambda line: " bfd profile " not in line[-1])
     told = [line for line in leaving if line[0].startswith((SPEAKER, f"no {SPEAKER}"))]
     told += [line for line in asked if line not in there]
     return told + [line for line in leaving if line not in told]
@@ -73,17 +82,17 @@ def withdrawal(speaker: str, prefixes: Iterable[str]) -> list[Line]:
 
 def _leaving(asked: dict[Line, None], there: dict[Line, None]) -> Iterator[Line]:
     speakers = {line[0] for line in asked if line[0].startswith(SPEAKER)}
-    ours = {line[0] for line in there if line[0].startswith(SPEAKER) and OURS in line[-1]}
+    ours = {line[0] for line in there if line[0].startswith(SPEAKER) and OURS.search(line[-1])}
     keys = {(line[:-1], key) for line in asked if (key := _key(line[-1]))}
     neighbors = {one for line in asked if (one := _neighbor(line[-1]))}
-    marked = {one for line in there if OURS in line[-1] and (one := _neighbor(line[-1]))}
+    marked = {one for line in there if OURS.search(line[-1]) and (one := _neighbor(line[-1]))}
     for line in there:
         above, words = line[:-1], line[-1]
         if line in asked or (above, _key(words)) in keys:
             continue
         if not above:
             other_speaker = words.startswith(SPEAKER) and " vrf " not in words
-            if (other_speaker and (speakers or words in ours)) or f" {OURS}-" in words:
+            if (other_speaker and (speakers or words in ours)) or OURS.search(words):
                 yield (_no(words),)
         elif above[0] in speakers:
             neighbor = _neighbor(words)
@@ -96,8 +105,10 @@ def _leaving(asked: dict[Line, None], there: dict[Line, None]) -> Iterator[Line]
                 or (_key(words) and not neighbor)
             ):
                 yield (*above, _no(words))
-        elif above[:2] == ("bfd", f"profile {OURS}"):
-            yield (*above, _no(words))
+        elif line == PROFILE:
+            yield ("bfd", "no profile klb")
+        elif above == PROFILE and PROFILE in asked:
+            yield (*above, DEFAULTS.get(_key(words), _no(words)))
 
 
 def _shared(one: Line, other: Line) -> int:

@@ -28,11 +28,12 @@ LISTEN_SECONDS = 1.0
 FALL, RISE = 2, 2
 STEADY_SECONDS = 60.0
 MAX_RISE_SECONDS = 60.0
+STOPPED = "two processes listen on it, of which one may be stopped"
 KINDS = frozenset({"listeners", "loadbalancers", "quagga", "vips"})
 UNUSABLE = frozenset({"ERROR", "OFFLINE", "DISABLED"})
 
-Closing = Callable[[frozenset[str]], None]
-"""Told after each change of a verdict, with the VIPs that must not be announced any more."""
+Closing = Callable[[frozenset[str]], bool]
+"""Told after each change of a verdict which VIPs must not be announced; again until it is done."""
 
 
 @dataclass
@@ -92,6 +93,7 @@ class Gate:
         self._verdicts: dict[str, str] = {}
         self._withheld: frozenset[str] = frozenset()
         self._coming: frozenset[tuple[str, int]] = frozenset()
+        self._is_owed = False
         self._worker = 0
         self._look_again_at = 0.0
         self._stopping = False
@@ -102,6 +104,7 @@ class Gate:
         """Judge the VIPs of *state* from now on; returns at once. The first call begins."""
         with self._mutex:
             before, self._followed = self._followed, (state, closing)
+            self._coming = frozenset()
             if before is not None and state.shares(before[0], KINDS):
                 return
             self._turn += 1
@@ -181,7 +184,7 @@ class Gate:
         if vips:
             self._feel(has_ended=has_ended)
         is_same = (was_up, worker) == (self._pulse.is_up, self._worker)
-        if is_same and not is_new and now < self._look_again_at:
+        if is_same and not (is_new or self._is_owed) and now < self._look_again_at:
             return
         self._look_again_at = now + LISTEN_SECONDS
         before, found = self._verdicts, dict.fromkeys(vips, self._pulse.why)
@@ -190,9 +193,8 @@ class Gate:
         elif self._pulse.is_up is None:
             found = {}
         self._verdicts = found
-        closed = frozenset(vip for vip, why in found.items() if why and not before.get(vip))
-        if found != before:
-            closing(closed)
+        if found != before or self._is_owed:
+            self._is_owed = not closing(frozenset(vip for vip, why in found.items() if why))
 
     def _feel(self, *, has_ended: bool) -> None:
         now = self._clock.monotonic
@@ -206,7 +208,7 @@ class Gate:
                 worker = self._proxy.pulse(PATIENCE_SECONDS)
         except Unreachable:
             self._pulse.refused(now(), "HAProxy does not run")
-        except ApplyError:
+        except (ApplyError, OSError):
             if not self._proxy.is_changing:
                 self._pulse.missed(now(), "HAProxy does not answer")
         else:
@@ -223,19 +225,25 @@ class Gate:
         binds = {ref: bind for ref in listeners if (bind := asked.get(ref)) is not None}
         there = sockets.listening()
         listening = {owner for owner, bind in binds.items() if there[bind]}
+        alone = {owner for owner in listening if there[binds[owner]] == 1}
         served = listening & self._usable(state) if self._needs_member else listening
         stages = (
-            (served, ""),
+            (served & alone, ""),
+            (served, STOPPED),
             (listening, "no listener that HAProxy serves has a usable member"),
             (binds.keys(), "HAProxy does not listen on it"),
         )
         found = dict.fromkeys(vips, "no enabled listener has it")
         for owners, why in reversed(stages):
             bound = frozenset(binds[owner][0] for owner in owners)
-            if not why:
+            if owners is listening or not self._needs_member:
                 bound |= {address for address, port in self._coming if there[address, port]}
             found |= {vip: why for vip in vips if _covers(bound, vip)}
-        return found
+        # Two listen for the moment of a reload; who was served then is.
+        known = self._verdicts
+        return {
+            vip: "" if why == STOPPED and not known.get(vip) else why for vip, why in found.items()
+        }
 
     def _usable(self, state: State) -> frozenset[Ref]:
         """Return the listeners of which the pool has a member that takes clients."""

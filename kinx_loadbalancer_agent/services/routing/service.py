@@ -7,7 +7,7 @@ decides what is served: the gate does.
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from kinx_loadbalancer_agent.errors import (
     ApplyError,
     NotProven,
     ProgramMissing,
+    Unreachable,
 )
 from kinx_loadbalancer_agent.model.resources import Quagga, Resource, Vip, vip_addresses
 from kinx_loadbalancer_agent.model.state import State
@@ -36,21 +37,25 @@ MARK = b"! kinx_loadbalancer_agent writes this file; edits are undone.\n"
 FILES = {"frr": "frr.conf", "quagga": "bgpd.conf"}
 NOT_APPLIED = "written, not applied: the routing daemon reads it when it starts"
 NETWORK = re.compile(r"^ *network (?P<prefix>(?P<address>\S+)/\d+)\n", re.MULTILINE)
+PASSWORD = re.compile(r" password .*")
 SPEAKER = re.compile(r"^router bgp \d+$", re.MULTILINE)
 SETTLE_SECONDS = 0.5
 WITHDRAW_SECONDS = 0.5
-SOON_SECONDS, LOOK_SECONDS = 0.5, 3.0
+SOON_SECONDS, LOOK_SECONDS, LONG_SECONDS = 0.5, 3.0, 30.0
 LEFT_SECONDS = 0.2  # what the routers took to turn away (measured: 141 ms)
 SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The file, and bgpd; *why* there is no bgpd to be seen. profiles: of bfdd, where asked."""
+    """The file, and bgpd; *why* there is no bgpd to be seen.
+
+    profiles: what bfdd tells; None where it is not asked, or does not answer.
+    """
 
     file: bytes
     speaker: facts.Speaker | None
-    profiles: str
+    profiles: str | None
     why: str
 
 
@@ -81,12 +86,15 @@ class Routing(Service):
         self._telling = threading.Lock()
         self._changed: Callable[[], None] = lambda: None
         self.companion: Callable[[], None] = lambda: None
-        self._seen = Seen(b"", None, "", "not looked at yet")
+        self._seen = Seen(b"", None, None, "not looked at yet")
         self._announced: dict[str, tuple[bool, str]] = {}
         self._is_settled = True
         self._is_drained = False
         self._is_asked = False
         self._known_until = 0.0
+        self._turns = 0
+        self._owed: set[str] = set()
+        self._unsettled_since = 0.0
         self._accepted: tuple[str, set[str]] = ("", set())
 
     # --- what is wanted ---------------------------------------------------------------------
@@ -94,6 +102,9 @@ class Routing(Service):
     def follow(self, state: State, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._is_asked = True
+        speaker, vips = view.speaker(state), frozenset(vip_addresses(state))
+        self._is_drained = speaker is not None and speaker.drain
+        self._announced = {one: self._announced[one] for one in self._announced.keys() & vips}
         if self._gate is not None:
             self._gate.follow(state, self._verdict)
 
@@ -126,8 +137,7 @@ class Routing(Service):
         return MARK + self._templates.render(template, {"bgp": shown})
 
     def readable(self, content: bytes) -> str:
-        password = self._settings.password
-        return content.decode().replace(f" password {password}\n", " password ...\n")
+        return PASSWORD.sub(" password ...", content.decode())
 
     def check(self, content: bytes, deadline: Deadline) -> None:
         """Ask ``vtysh -C``, which knows the syntax of FRR and takes Quagga's; where it is missing
@@ -150,27 +160,35 @@ class Routing(Service):
     @property
     def look_seconds(self) -> float:  # type: ignore[override]
         """Soon again while something is to come, as a session or an address."""
-        return LOOK_SECONDS if self._is_settled else SOON_SECONDS
+        if not self._is_settled and self._clock.monotonic() < self._unsettled_since + LONG_SECONDS:
+            return SOON_SECONDS
+        return LOOK_SECONDS
 
     def observe(self, deadline: Deadline) -> Seen:
         if self._gate is None:
-            return Seen(self._file(), None, "", NOT_APPLIED)
+            return Seen(self._file(), None, None, NOT_APPLIED)
         self._gate.settle(deadline.remaining(SETTLE_SECONDS))
         if self._is_asked and self._clock.monotonic() < self._known_until:
-            self._is_asked = False  # what is told next is read back, whatever it is
             return replace(self._seen, file=self._file())
-        known_until = self._clock.monotonic() + LOOK_SECONDS
+        known_until, turns = self._clock.monotonic() + LOOK_SECONDS, self._turns
         try:
             speaker = facts.speaker(self._vtysh.ask("bgpd", facts.QUESTIONS, deadline))
-            profiles = ""
-            if self._settings.bfd != "off":
-                profiles = self._vtysh.ask("bfdd", facts.QUESTIONS[:1], deadline)
-            self._seen = Seen(self._file(), speaker, profiles, "")
-            self._known_until = known_until
-        except ApplyError as error:
-            self._seen = Seen(self._file(), None, "", f"written, not applied: {error}")
+            self._seen = Seen(self._file(), speaker, self._profiles(deadline), "")
+            self._is_asked = False
+            self._known_until = known_until if turns == self._turns else 0.0
+        except (ApplyError, ValueError) as error:
+            self._seen = Seen(self._file(), None, None, f"written, not applied: {error}")
             self._known_until = 0.0
         return self._seen
+
+    def _profiles(self, deadline: Deadline) -> str | None:
+        if self._settings.bfd == "off":
+            return None
+        try:
+            return self._vtysh.ask("bfdd", facts.QUESTIONS[:1], deadline)
+        except ApplyError as error:  # BGP goes on without
+            log.debug("bfdd does not tell its profiles", error=str(error))
+            return None
 
     def plan(self, state: State, observation: Any) -> tuple[str, ...]:
         seen: Seen = observation
@@ -181,19 +199,27 @@ class Routing(Service):
         told = (line for lines in self.difference(aim, seen).values() for line in lines)
         return (*steps, *(self.readable(f" {line[-1]}\n".encode()).strip() for line in told))
 
+    def last_seen(self, deadline: Deadline) -> Seen:
+        """Return the last look: bgpd may be silent, and who rehearses must not wait for it."""
+        return replace(self._seen, file=self._file())
+
     def apply(self, state: State, observation: Any, deadline: Deadline) -> None:
         seen: Seen = observation
         with self._turn(deadline):
+            self._is_asked, self._known_until = False, 0.0  # what is told now is read back
             aim = self.aim(state)  # the gate may have closed meanwhile
             for daemon, lines in self.difference(aim, seen).items():
                 if lines and (said := self._vtysh.load(daemon, config.spoken(lines), deadline)):
                     log.debug("routing daemon complains", daemon=daemon, said=said)
             self._write(aim, seen.file)
+            if seen.speaker is not None:
+                self._owed.clear()
 
     def withdraw(self, leaves: Callable[[str], bool], deadline: Deadline) -> bool:
         """Announce no address that *leaves*, now; return whether one was announced.
 
-        Those that may be announced come back in a turn of the keeper.
+        Those that may be announced come back in a turn of the keeper. Raises ProgramTimedOut when
+        bgpd does not answer: it is owed then, to be tried again.
         """
         with self._turn(deadline):
             self._known_until = 0.0
@@ -201,15 +227,17 @@ class Routing(Service):
             text = content.decode()
             found = SPEAKER.search(text)
             gone = {m["prefix"] for m in NETWORK.finditer(text) if leaves(m["address"])}
+            gone |= {one for one in self._owed if leaves(one.partition("/")[0])}
             if not gone or found is None or self._gate is None:
                 return False
             kept = NETWORK.sub(lambda m: "" if m["prefix"] in gone else m[0], text)
             lines = config.spoken(config.withdrawal(found[0], gone))
-            try:
-                self._vtysh.load("bgpd", lines, deadline)
-            except ApplyError as error:
-                log.warning("cannot withdraw", count=len(gone), error=str(error))
             self._write(kept.encode(), content)
+            self._owed |= gone
+            # Who does not run announces nothing, and reads the file when it starts.
+            with suppress(Unreachable, ProgramMissing):
+                self._vtysh.load("bgpd", lines, deadline)
+            self._owed -= gone
         log.info("withdrawn", count=len(gone), some=sorted(gone)[:SHOWN])
         return True
 
@@ -241,13 +269,15 @@ class Routing(Service):
             if gone:
                 self._changed()
 
-    def _verdict(self, closed: frozenset[str]) -> None:
-        """Follow the gate: withdraw at once, announce in the next turn."""
+    def _verdict(self, closed: frozenset[str]) -> bool:
+        """Follow the gate: withdraw at once, announce in the next turn; False: to be repeated."""
         try:
             if closed:
                 self.withdraw(closed.__contains__, self._deadline(2 * WITHDRAW_SECONDS))
+            return True
         except (AgentError, OSError) as error:
             log.warning("not withdrawn yet", error=str(error))
+            return False
         finally:
             self._changed()
             self.companion()
@@ -257,7 +287,7 @@ class Routing(Service):
         if seen.speaker is None:
             return {}
         shown = {"bgpd": seen.speaker.running}
-        if self._settings.bfd != "off":
+        if seen.profiles is not None:
             shown["bfdd"] = seen.profiles
         told = {}
         for daemon, running in shown.items():
@@ -274,9 +304,11 @@ class Routing(Service):
     def _turn(self, deadline: Deadline) -> Iterator[None]:
         if not self._telling.acquire(timeout=deadline.remaining()):
             raise NotProven("the routing daemon is being told something else")
+        self._turns += 1
         try:
             yield
         finally:
+            self._turns += 1
             self._telling.release()
 
     def _file(self) -> bytes:
@@ -305,22 +337,32 @@ class Routing(Service):
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         speaker, seen = view.speaker(state), self._seen
-        self._is_drained = speaker is not None and speaker.drain
         if speaker is None:
             applied = Claim(self.condition, "True", "NoSpeaker", "there is no BGP speaker")
-            return (applied, Claim("Drained", "False", "NotAsked", "there is no BGP speaker"))
+            words = applied.message
+            return (
+                applied,
+                Claim("Drained", "False", "NoSpeaker", words),
+                Claim("SessionsEstablished", "True", "NoSpeaker", words),
+                Claim("VipsAnnounced", "True", "NoSpeaker", words),
+            )
         if self._gate is None:
             applied = Claim(self.condition, "False", "NotApplied", NOT_APPLIED, "warning")
             return (applied, self._drained(speaker))
         applied = Claim(self.condition, "True", "Applied", "the routing daemon runs what is wanted")
         if seen.speaker is None:
             applied = Claim(self.condition, "False", "NotApplied", seen.why, "error")
+        elif seen.profiles is None and self._settings.bfd != "off":
+            words = "bfdd does not answer: who is gone is noticed by the hold time only"
+            applied = Claim(self.condition, "True", "WithoutBfd", words, "warning")
         sessions = self._sessions(speaker)
         down = [one for one in sessions if not one.is_established]
         vips = vip_addresses(state)
         silent = [self._vip(one) for one in vips if not self._is_announced(one)[0]]
-        self._announced = {one: self._announced[one] for one in vips}
-        self._is_settled = not down and not any(one["served"] for one in silent)
+        is_settled = not down and not any(one["served"] for one in silent)
+        if self._is_settled and not is_settled:
+            self._unsettled_since = self._clock.monotonic()
+        self._is_settled = is_settled
         told = (*self._session_claims(sessions, down), *self._vip_claims(silent))
         return (applied, self._drained(speaker), *told)
 
@@ -341,6 +383,10 @@ class Routing(Service):
     def _drained(self, speaker: Quagga) -> Claim:
         if not speaker.drain:
             return Claim("Drained", "False", "NotAsked", "the node announces what it serves")
+        seen = self._seen.speaker
+        if self._gate is not None and (seen is None or (seen.is_heard and seen.prefixes)):
+            words = "asked for, and not seen to be withdrawn yet"
+            return Claim("Drained", "False", "NotYet", words, "warning")
         words = "nothing is announced, as asked"
         if self._gate is not None:
             words += f"; connections that are open yet: {self._gate.connections}"
