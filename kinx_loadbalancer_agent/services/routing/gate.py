@@ -92,7 +92,7 @@ class Gate:
         self._vips: tuple[str, ...] = ()
         self._verdicts: dict[str, str] = {}
         self._withheld: frozenset[str] = frozenset()
-        self._coming: frozenset[tuple[str, int]] = frozenset()
+        self._coming: tuple[int, frozenset[tuple[str, int]]] = (0, frozenset())
         self._is_owed = False
         self._worker = 0
         self._look_again_at = 0.0
@@ -104,7 +104,6 @@ class Gate:
         """Judge the VIPs of *state* from now on; returns at once. The first call begins."""
         with self._mutex:
             before, self._followed = self._followed, (state, closing)
-            self._coming = frozenset()
             if before is not None and state.shares(before[0], KINDS):
                 return
             self._turn += 1
@@ -146,10 +145,13 @@ class Gate:
         What listens there already is served, though the state that asks for it is yet to come.
         """
         bound = frozenset(address for address, _ in binds)
-        self._coming = frozenset(binds)
+        self._coming = (self._turn, frozenset(binds))  # until another state is followed
         self._withheld = frozenset(vip for vip in self._vips if not _covers(bound, vip))
         try:
             yield self._withheld
+        except BaseException:
+            self._coming = (0, frozenset())
+            raise
         finally:
             self._withheld = frozenset()
             self._watch.ring()
@@ -162,7 +164,7 @@ class Gate:
                 (state, closing), vips, turn = self._followed, self._vips, self._turn
             try:
                 is_new, judged = turn != judged, turn
-                self._beat(state, vips, closing, has_ended=has_ended, is_new=is_new)
+                self._beat(state, vips, closing, turn, has_ended=has_ended, is_new=is_new)
             except Exception:
                 log.exception("gate failed")
             with self._mutex:
@@ -175,6 +177,7 @@ class Gate:
         state: State,
         vips: Collection[str],
         closing: Closing,
+        turn: int,
         *,
         has_ended: bool,
         is_new: bool,
@@ -189,7 +192,7 @@ class Gate:
         self._look_again_at = now + LISTEN_SECONDS
         before, found = self._verdicts, dict.fromkeys(vips, self._pulse.why)
         if self._pulse.is_up:
-            found = self._look(state, vips)
+            found = self._look(state, vips, turn)
         elif self._pulse.is_up is None:
             found = {}
         self._verdicts = found
@@ -218,12 +221,13 @@ class Gate:
             if self._pulse.is_up or not self._proxy.is_changing:
                 self._pulse.answered(now())
 
-    def _look(self, state: State, vips: Collection[str]) -> dict[str, str]:
+    def _look(self, state: State, vips: Collection[str], turn: int) -> dict[str, str]:
         """Return of each of *vips* why it is not served, '' where it is."""
         asked = {part.owner: part.bind for part in self._proxy.render(state).parts.values()}
         listeners = (listener.ref for listener in state.all("listeners"))
         binds = {ref: bind for ref in listeners if (bind := asked.get(ref)) is not None}
-        there = sockets.listening()
+        there, (at, coming) = sockets.listening(), self._coming
+        coming = coming if at == turn else frozenset()
         listening = {owner for owner, bind in binds.items() if there[bind]}
         alone = {owner for owner in listening if there[binds[owner]] == 1}
         served = listening & self._usable(state) if self._needs_member else listening
@@ -237,7 +241,7 @@ class Gate:
         for owners, why in reversed(stages):
             bound = frozenset(binds[owner][0] for owner in owners)
             if owners is listening or not self._needs_member:
-                bound |= {address for address, port in self._coming if there[address, port]}
+                bound |= {address for address, port in coming if there[address, port]}
             found |= {vip: why for vip in vips if _covers(bound, vip)}
         # Two listen for the moment of a reload; who was served then is.
         known = self._verdicts
