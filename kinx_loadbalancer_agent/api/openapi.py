@@ -69,6 +69,7 @@ COMPONENTS = {  # Objects: name:type, a string without a type; optional in brack
     "Session": "gateway state? uptime_seconds:int? prefixes_sent:int? last_error?",
     "VipOfLbaas": "(ip_address:LoadBalancerCreate/properties/vip_address) ...",
 }
+HOLD = "/api/hold"
 OTHERS = (  # Path, method, summary, types of the answer and of the body, parameters.
     ("/healthz", "get", "Whether the process is alive; asks for no credential.", "{string}"),
     ("/readyz", "get", "Whether the node may get work.", "{string}"),
@@ -79,9 +80,9 @@ OTHERS = (  # Path, method, summary, types of the answer and of the body, parame
     ("/api/changes/{generation}/restore", "post", "Make all as it was after a change.", "State"),
     ("/api/info", "get", "Versions, facts of the host, and digests.", "Info"),
     ("/api/explain/{id}", "get", "Why an object gets no traffic.", "{[Explained]}"),
-    ("/api/hold", "get", "Whether, why and for how long nothing is changed.", "Hold"),
-    ("/api/hold", "put", "Change nothing for some minutes; ends by itself.", "Hold", "HoldChange"),
-    ("/api/hold", "delete", "Go on.", "Gone"),
+    (HOLD, "get", "Whether, why and for how long nothing is changed.", "Hold"),
+    (HOLD, "put", "Change nothing for some minutes; ends by itself.", "Hold", "HoldChange"),
+    (HOLD, "delete", "Go on.", ""),
     ("/api/state", "get", "All that is wanted of the node.", "State"),
     ("/api/state", "put", "Make this all there is.", "State", "StateChange"),
     ("/api/haproxy/loadbalancers/{id}/status", "get", "How all of it does.", "{Branch}"),
@@ -168,7 +169,9 @@ def _operations(kinds: Kinds) -> Iterator[tuple[str, ...]]:
 
 def _operation(path: str, method: str, answer: str, body: str = "", *parameters: str) -> Schema:
     names = [*re.findall(r"{(\w+)}", path), *parameters]
-    if method == "get":
+    if path == HOLD:
+        errors, told = WRITE_ERRORS, {204: ("", "")} if method == "delete" else {200: (answer, "")}
+    elif method == "get":
         errors, tag = READ_ERRORS, "ETag" if "If-Match" in names else ""
         told = {200: (answer, tag), **({304: ("", tag)} if tag else {})}
     else:

@@ -82,7 +82,7 @@ MEMBERS_OF = {
     "peers": {"hostname", "address", "port"},
     "quagga": {
         *("hostname", "inter_as_number", "vm_addr", "primary_gateway_addr"),
-        *("secondary_gateway_addr", "router_as_number", "vip_addr", "vips", "sessions"),
+        *("secondary_gateway_addr", "router_as_number", "vip_addr", "vips", "sessions", "drain"),
     },
     "vips": {"vip_addr", "assigned", "served", "announced", "since", "reason"},
     "crontab": {"agent_addr", "agent_port", "tenant_id", "vm_id", "schedule"},

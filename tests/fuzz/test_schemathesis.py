@@ -46,6 +46,7 @@ CHECKS = [
 IDENTITIES = ("id", "hostname", "vip_addr")
 THERE = {"members": "one", "peers": "lbv-2", "vips": "127.0.0.9", "loadbalancers": "lb"}
 THERE |= {"listeners": "web", "pools": "app", "healthmonitors": "app", "changes": "1"}
+THERE |= {"explain": "app"}
 """What the node holds, by the word of its URL."""
 OUTSIDE = re.compile(r"(?<![\d.])(?!127\.)\d+\.\d+\.\d+\.\d+(?![\d.])|[0-9a-f]+:[0-9a-f:]*:")
 
@@ -124,6 +125,7 @@ def test_every_answer_is_described(
     path: str,
     mode: GenerationMode,
 ) -> None:
+    shared.delete("/api/hold")
     assert shared.put("/api/state", node(path if method == "post" else "")).status in (200, 202)
     statuses: Counter[int] = Counter()
     headers = {"Authorization": f"Bearer {shared.secret}"}
@@ -145,6 +147,7 @@ def test_every_answer_is_described(
 
 
 def test_after_all_that_the_agent_serves_and_has_no_traceback_to_show(shared: Machine) -> None:
+    shared.delete("/api/hold")
     assert shared.get("/readyz").status == 200
     assert shared.condition("Applied")["status"] == "True"
     assert "Traceback" not in shared.log.read_text()

@@ -110,6 +110,7 @@ class Node(RuleBasedStateMachine):
     def the_speaker_is_the_resource(self) -> None:
         speaker = self.caller.there.get(SPEAKER)
         vips = [ref.id for ref in self.caller.there if ref.kind == "vips"]
+        vips = [] if speaker and speaker["drain"] else vips
         becomes(lambda: spoken(self.machine), wanted_words(speaker, vips))
 
 
