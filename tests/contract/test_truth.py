@@ -138,7 +138,9 @@ def test_a_change_says_who_wanted_what_and_what_became_of_it(shared: Machine) ->
     assert change["generation"] == number
     assert change["state"] == "applied"
     assert change["who"] == "test"
-    assert change["objects"] == [{"kind": "pools", "id": place.body["id"], "operation": "create"}]
+    (made,) = change["objects"]
+    assert (made["kind"], made["id"]) == ("pools", place.body["id"])
+    assert (made["operation"], made["before"]) == ("create", None)
     assert datetime.fromisoformat(change["requested_at"]).tzinfo is not None
     assert change["applied"] == reply.json["applied"]
 
