@@ -356,7 +356,7 @@ def test_files_are_no_more_open_than_they_need_to_be(shared: Machine) -> None:
         b"GET /api/status HTTP/1.1\r\nHost: a\r\nX-Long: " + b"a" * 10_000 + b"\r\n\r\n",
         b"GET /api/status HTTP/1.1\r\nHost: a\r\nBad Name: a\r\n\r\n",
         b"POST /api/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"POST /api/status HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+        b"POST /api/status HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
     ],
     ids=["line", "version", "path", "header", "name", "length", "chunk"],
 )
