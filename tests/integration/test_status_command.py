@@ -53,8 +53,10 @@ def on_terminal(
     ours, theirs = pty.openpty()
     argv = [*COMMAND, "status", *words, "--root", str(machine.root)]
     known = {name: value for name, value in machine.env.items() if name != "NO_COLOR"}
+    # A shell has what it starts in the background ignore Ctrl-C, and so does all that this starts.
+    hearing = ["env", "--default-signal=INT", *argv]
     process = subprocess.Popen(
-        argv, env=known | environment, stdin=theirs, stdout=theirs, stderr=theirs
+        hearing, env=known | environment, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     printed, limit = b"", time.monotonic() + seconds
