@@ -267,6 +267,17 @@ class Batch:
         with self._network.leading_to(plan.target.binds.values(), self._deadline):
             return self._proxy.activate(plan, self._deadline, may_start=may_start)
 
+    def put_back(self) -> None:
+        """Have the proxy go back to the base, as what was made live cannot be kept."""
+        try:
+            plan = self._proxy.plan(
+                self._proxy.render(self._base), self._proxy.observe(self._deadline)
+            )
+            if not plan.is_empty:
+                self._proxy.activate(plan, self._deadline, may_start=False)
+        except ApplyError as error:  # the next look repairs it
+            log.error("cannot put back", error=str(error))
+
     def attempt(self, ticket: Ticket) -> None:
         """Answer *ticket* with what would become of it; nothing is touched."""
         settled = self.settle([ticket])

@@ -7,7 +7,7 @@ must never know what the proxy is.
 
 import errno
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,17 +167,27 @@ class Engine:
         kinds = {folded.subject.kind, *(change.ref.kind for change in folded.changes)}
         if folded.subject == WHOLE:
             kinds |= {kind.name for kind in self._kinds}
-        because = self.pending(kinds, answer.change, seconds)
+        is_live = answer.applied.is_live
+        because = self.pending(kinds, answer.change, seconds, is_live=is_live)
         if not because:
             return answer
-        if not answer.applied.is_live:
+        if not is_live:
             because = f"{answer.applied.because}; {because}"
         return replace(answer, applied=replace(answer.applied, because=because, is_live=False))
 
-    def pending(self, kinds: Collection[str], generation: int, seconds: float) -> str:
-        """Return what keepers have not done for resources of *kinds*, '' when all is done."""
+    def pending(
+        self, kinds: Set[str], generation: int, seconds: float, *, is_live: bool = True
+    ) -> str:
+        """Return what keepers have not done for resources of *kinds*, '' when all is done.
+
+        What is not live in the proxy may be so for want of what any of them does.
+        """
         limit = Deadline.after(self._clock, seconds)
-        concerned = [one for one in self.keepers if not one.service.awaited.isdisjoint(kinds)]
+        concerned = [
+            one
+            for one in self.keepers
+            if kinds & (one.service.awaited if is_live else one.service.kinds)
+        ]
         words = [one.pending(generation, limit.remaining(seconds)) for one in concerned]
         return "; ".join(filter(None, words))
 
@@ -383,7 +393,11 @@ class Engine:
         if is_look and self.hold.is_on and self._leaves(settled.plan, observation):
             return False
         applied, settled = batch.activate(settled, may_start=is_look)
-        self._commit(settled, applied, deadline)
+        try:
+            self._commit(settled, applied)
+        except StateError:
+            batch.put_back()
+            raise
         laps.lap("commit")
         self._conclude(settled, applied, laps, now)
         self.reports.ended(len(tickets), applied.by, settled.steps, laps.laps)
@@ -420,8 +434,8 @@ class Engine:
             self.drift.ended(PROXY)
         return False
 
-    def _commit(self, settled: Settled, applied: Applied, deadline: Deadline) -> None:
-        """Keep what changed; when that fails, the proxy goes back to what is kept."""
+    def _commit(self, settled: Settled, applied: Applied) -> None:
+        """Keep what changed."""
         requested_at = timestamp(self._clock.time())
         records, generation = [], self.generation
         for step in settled.steps:
@@ -442,22 +456,9 @@ class Engine:
         if not records:
             return
         assert self._store is not None
-        try:
-            self._store.commit(records)
-        except StateError:
-            self._put_back(applied, deadline)
-            raise
+        self._store.commit(records)
         self._state, self.generation = settled.state, generation
         self._wake()
-
-    def _put_back(self, applied: Applied, deadline: Deadline) -> None:
-        try:
-            observation = self._proxy.observe(deadline)
-            plan = self._proxy.plan(self._proxy.render(self.state), observation)
-            if not plan.is_empty:
-                self._proxy.activate(plan, deadline, may_start=False)
-        except ApplyError as error:  # the next look repairs it
-            log.error("cannot put back", error=str(error), because=applied.because)
 
     def _conclude(self, settled: Settled, applied: Applied, laps: Laps, taken_at: float) -> None:
         """Say what is true now: conditions, then one answer each."""

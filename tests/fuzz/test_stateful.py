@@ -3,6 +3,8 @@
 After each step GET, the running HAProxy, frr.conf and the crontab are what the answers said.
 """
 
+import contextlib
+import http.client
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -81,11 +83,19 @@ class Node(RuleBasedStateMachine):
         else:
             self.machine.stop(sent)
         wait_until(lambda: not Path(f"/proc/{worker}").exists(), 30)
-        if sent == signal.SIGHUP:
-            wait_until(self.machine.is_ready, 20)
-        else:
-            self.machine.start()
+        if sent != signal.SIGHUP:
+            self.machine.start(ready=False)
+        wait_until(self.is_back, 20)
         self.changes = 0
+
+    def is_back(self) -> bool:
+        """Say whether the node may get work again, or would but for a drain that was asked for."""
+        if not self.caller.there.get(SPEAKER, {}).get("drain"):
+            return self.machine.is_ready()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            faults = self.machine.get("/readyz").json["errors"]
+            return [fault["detail"][:22] for fault in faults] == ["nothing is announced, "]
+        return False
 
     # --- what holds -------------------------------------------------------------------------
 
