@@ -38,7 +38,7 @@ NEEDS = "python3 haproxy frr iproute2 cron procps logrotate supervisor systemd-s
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[Root]:
-    """A clean Debian with all that the package needs, and the package itself in /root."""
+    """A clean Debian with all that the package needs, and the package itself in /var/tmp."""
     directory = Path(tempfile.mkdtemp(prefix="kinx-deb-"))
     builder = subprocess.Popen(
         [str(CHECKOUT / "bin/deb"), str(directory)], stdout=subprocess.DEVNULL
@@ -52,7 +52,7 @@ def debian() -> Iterator[Root]:
             (made.path / "srv" / name / "index.html").write_text(name)
         assert builder.wait(280) == 0
         (package,) = directory.glob("*.deb")
-        shutil.move(package, made.path / "root")
+        shutil.move(package, made.path / "var/tmp")
         yield made
     finally:
         builder.terminate()
@@ -65,8 +65,8 @@ def root(debian: Root, tmp_path: Path) -> Iterator[Root]:
     """A copy of it with the package, not installed yet."""
     made = debian.copy(tmp_path / "root")
     made.before = contents(made.path)
-    (package,) = (made.path / "root").glob("*.deb")
-    made.apt("install", "--no-install-recommends", f"/root/{package.name}")
+    (package,) = (made.path / "var/tmp").glob("*.deb")
+    made.apt("install", "--no-install-recommends", f"/var/tmp/{package.name}")
     yield made
     shutil.rmtree(made.path)
 

@@ -202,12 +202,12 @@ def test_other_lines_of_the_crontab_stay(image: Image) -> None:
     crontab = "var/spool/cron/crontabs/root"
     image.run("install", "--systemd")
     ours = "* * * * * /usr/local/bin/check_vlb\n"
-    image.write(crontab, f"# mine\n{ours}0 3 * * * /root/backup\n")
+    image.write(crontab, f"# mine\n{ours}0 3 * * * /usr/local/bin/backup\n")
     image.path(crontab).chmod(0o600)
 
     image.run("uninstall")
 
-    assert image.path(crontab).read_text() == "# mine\n0 3 * * * /root/backup\n"
+    assert image.path(crontab).read_text() == "# mine\n0 3 * * * /usr/local/bin/backup\n"
 
 
 def test_the_cloud_init_sample_is_read_as_settings_and_a_credential(image: Image) -> None:
