@@ -31,3 +31,11 @@ def shared() -> Iterator[Machine]:
     need("haproxy")
     with running() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def idle() -> Iterator[Machine]:
+    """An agent whose HAProxy is somebody else's to start, and was not started."""
+    need("haproxy")
+    with running(own_haproxy=False) as found:
+        yield found

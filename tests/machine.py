@@ -126,7 +126,10 @@ class Machine:
     # --- the agent --------------------------------------------------------------------------
 
     def start(self, *, ready: bool = True, command: tuple[str, ...] = COMMAND) -> "Machine":
-        """Start the agent; with *ready* wait until it may get work."""
+        """Start the agent; with *ready* wait until it may get work.
+
+        Beside a HAProxy that somebody else starts: until it has taken over.
+        """
         if not self.secret:
             self.secret = self.cli("credentials", "add", "test").stdout.strip()
         own = ("--own-haproxy",) if self.own_haproxy else ()
@@ -136,13 +139,19 @@ class Machine:
                 argv, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         if ready:
-            wait_until(self.is_ready, 20)
+            wait_until(self.is_ready if self.own_haproxy else self.is_taken_over, 20)
         return self
 
     def is_ready(self) -> bool:
         assert self.process is None or self.process.poll() is None, self.log.read_text()
         with contextlib.suppress(OSError, http.client.HTTPException):
             return self.get("/readyz").status == 200
+        return False
+
+    def is_taken_over(self) -> bool:
+        """True when the agent answers and accepts changes, whatever HAProxy does."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.condition("Ready").get("status") == "True"
         return False
 
     @property

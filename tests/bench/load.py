@@ -7,13 +7,12 @@ the clients saw. With ``--close`` each request has a connection of its own.
 import contextlib
 import http.client
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.integration.traffic import CHECKOUT
+from tests.integration.traffic import process_of
 
 PAUSE_SECONDS = 0.001
 
@@ -31,23 +30,12 @@ class Load:
 @contextlib.contextmanager
 def load(port: int, clients: int, *, keep_alive: bool = True) -> Iterator[Load]:
     """Load *port* for the block; it begins after each client's first answer. Filled afterwards."""
-    argv = [sys.executable, "-m", "tests.bench.load", str(port), str(clients)]
-    with subprocess.Popen(
-        [*argv, *(() if keep_alive else ("--close",))],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            seen = Load()
-            yield seen
-            said, _ = process.communicate(timeout=20)
-            vars(seen).update(json.loads(said))
-        finally:
-            process.kill()
+    words = (str(port), str(clients), *(() if keep_alive else ("--close",)))
+    with process_of("tests.bench.load", *words) as process:
+        seen = Load()
+        yield seen
+        said, _ = process.communicate(timeout=20)
+        vars(seen).update(json.loads(said))
 
 
 class Client(threading.Thread):

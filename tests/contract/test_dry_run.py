@@ -451,26 +451,6 @@ def test_a_read_is_no_dry_run(shared: Machine) -> None:
 # --- when not all is well -------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def idle() -> Iterator[Machine]:
-    """An agent whose HAProxy is somebody else's to start, and was not started."""
-    need("haproxy")
-    machine = Machine(own_haproxy=False)
-    try:
-        machine.start(ready=False)
-        wait_until(lambda: is_serving(machine), 20)
-        yield machine
-    finally:
-        machine.end()
-
-
-def is_serving(machine: Machine) -> bool:
-    try:
-        return machine.condition("Ready").get("status") == "True"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("kind", ["loadbalancers", "listeners", "pools", "members", "crontab"])
 def test_while_haproxy_is_down_a_dry_run_would_be_a_202(idle: Machine, kind: str) -> None:
     enabled = {"enabled": True} if kind in ("listeners", "pools") else {}
@@ -542,13 +522,11 @@ def test_no_secret_is_in_a_dry_run(dialect: str) -> None:
 
     with running(environment=settings) as machine:
         place = documents.place(machine, "quagga")
-        nothing = {"loadbalancers": [], "listeners": [], "pools": [], "peers": []}
-        whole = nothing | {"quagga": place.body, "crontab": None}
         made = machine.post(dry(place.collection), place.body)
         assert machine.post(place.collection, place.body).status == 202
         others = [
             machine.put(dry(place.item), {"secondary_gateway_addr": "192.0.2.253"}),
-            machine.put(dry("/api/state"), whole | {"quagga": None}),
+            machine.put(dry("/api/state"), NOTHING),
             machine.delete(dry(place.item)),
         ]
         written = "".join(

@@ -103,7 +103,7 @@ def test_a_hold_outlives_the_agent(machine: Machine) -> None:
         os.kill(pid, signal.SIGKILL)
 
     machine.start(ready=False)
-    wait_until(lambda: is_taken_over(machine), 20)
+    wait_until(machine.is_taken_over, 20)
     refused = machine.post(POOLS, documents.pool())
     wait_until(lambda: machine.condition("Applied")["reason"] == "Held", 10)
     running = machine.haproxy_pids()
@@ -112,13 +112,6 @@ def test_a_hold_outlives_the_agent(machine: Machine) -> None:
     assert (refused.status, running) == (503, [])
     wait_until(lambda: machine.haproxy_pids() != [], 10)
     assert listener.body["id"] in str(machine.get(LISTENERS).json)
-
-
-def is_taken_over(machine: Machine) -> bool:
-    try:
-        return machine.condition("Ready").get("status") == "True"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(

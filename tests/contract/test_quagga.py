@@ -1,6 +1,5 @@
 """The BGP speaker, its VIPs and its file (CONTRACT section 2, quagga)."""
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -240,12 +239,6 @@ def test_a_listener_on_a_vip_that_is_not_assigned_yet_is_a_409(node: Machine) ->
     judge.assert_is_problem(reply, 409, "/vip_address")
 
 
-def is_taken_over(machine: Machine) -> bool:
-    with contextlib.suppress(OSError):
-        return machine.condition("Ready").get("status") == "True"
-    return False
-
-
 # --- drain ----------------------------------------------------------------------------------
 
 
@@ -273,7 +266,7 @@ def test_a_drained_node_stays_so_over_another_post_and_a_restart(machine: Machin
     machine.stop()
     machine.start(ready=False)
 
-    wait_until(lambda: is_taken_over(machine) and machine.condition("Drained"))
+    wait_until(lambda: machine.is_taken_over() and machine.condition("Drained"))
     assert machine.get("/readyz").status == 503
     assert again.json["drain"] is True
     assert machine.condition("Drained")["status"] == "True"

@@ -355,26 +355,6 @@ def test_a_status_follows_what_happens(mixed: Machine) -> None:
 # --- HAProxy does not answer, or is not there -----------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def idle() -> Iterator[Machine]:
-    """An agent whose HAProxy is somebody else's to start."""
-    need("haproxy")
-    machine = Machine(own_haproxy=False)
-    try:
-        machine.start(ready=False)
-        wait_until(lambda: serves(machine), 20)
-        yield machine
-    finally:
-        machine.end()
-
-
-def serves(machine: Machine) -> bool:
-    try:
-        return machine.condition("Ready").get("status") == "True"
-    except OSError:
-        return False
-
-
 def timed(machine: Machine, path: str) -> tuple[float, Body]:
     """Return how many seconds an answer took, and the answer."""
     since = time.monotonic()

@@ -1,7 +1,6 @@
 """What an answer says is so (CONTRACT section 1: "truth", "proof", "request id"; "Observing")."""
 
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from tests.conftest import need
 from tests.contract import documents, judge, wire
-from tests.machine import Machine, free_port, wait_until
+from tests.machine import Machine, free_port, running, wait_until
 
 PHASES = ["queue", "fold", "check", "activate", "commit", "observe"]
 GIVEN = re.compile("[A-Za-z0-9._:-]{1,128}")
@@ -243,26 +242,6 @@ def test_a_node_that_may_get_work_is_ready(shared: Machine) -> None:
 # --- HAProxy is not running -----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def idle() -> Iterator[Machine]:
-    """An agent whose HAProxy is somebody else's to start, and was not started."""
-    need("haproxy")
-    machine = Machine(own_haproxy=False)
-    try:
-        machine.start(ready=False)
-        wait_until(lambda: answers(machine) and machine.condition("Ready")["status"] == "True")
-        yield machine
-    finally:
-        machine.end()
-
-
-def answers(machine: Machine) -> bool:
-    try:
-        return machine.get("/api/status").status == 200
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("kind", documents.NAMES)
 def test_a_write_while_haproxy_does_not_run_is_a_202_that_says_so(idle: Machine, kind: str) -> None:
     enabled = {"enabled": True} if kind in ("listeners", "pools") else {}
@@ -312,10 +291,7 @@ def test_a_node_without_haproxy_is_not_ready_and_says_why(idle: Machine) -> None
 
 def test_what_was_kept_meanwhile_is_live_when_haproxy_comes() -> None:
     need("haproxy")
-    machine = Machine(own_haproxy=False)
-    try:
-        machine.start(ready=False)
-        wait_until(lambda: answers(machine) and machine.condition("Ready")["status"] == "True")
+    with running(own_haproxy=False) as machine:
         port, one = free_port(), machine.backend("one")
         listener = machine.post(documents.LISTENERS, documents.listener(protocol_port=port))
         change = listener.headers["Location"]
@@ -337,5 +313,3 @@ def test_what_was_kept_meanwhile_is_live_when_haproxy_comes() -> None:
         repeated = machine.post(documents.POOLS, pool)
         assert (repeated.status, repeated.json["applied"]["by"]) == (200, "none")
         judge.assert_haproxy_agrees(machine)
-    finally:
-        machine.end()

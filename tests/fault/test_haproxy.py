@@ -23,7 +23,7 @@ from tests.fault.node import (
     start_haproxy,
     stopped,
 )
-from tests.machine import Machine, Reply, free_port, wait_until
+from tests.machine import Machine, Reply, free_port, running, wait_until
 
 RELOAD = "haproxy.reload"
 
@@ -32,22 +32,10 @@ RELOAD = "haproxy.reload"
 def service() -> Iterator[Machine]:
     """An agent beside a HAProxy that somebody else starts, as a service manager does."""
     need("haproxy")
-    found = Machine(own_haproxy=False)
-    try:
-        found.start(ready=False)
-        wait_until(lambda: takes_writes(found), 20)
+    with running(own_haproxy=False) as found:
         start_haproxy(found)
         wait_until(found.is_ready, 5)
         yield found
-    finally:
-        found.end()
-
-
-def takes_writes(machine: Machine) -> bool:
-    """True when the agent has taken over, whatever HAProxy does."""
-    with contextlib.suppress(OSError):
-        return machine.get("/api/status").json["ready"] is True
-    return False
 
 
 def serve(machine: Machine, id: str, port: int) -> list[Reply]:
@@ -124,8 +112,7 @@ def test_an_agent_that_starts_without_haproxy_accepts_writes(service: Machine) -
     port = free_port()
     kill_haproxy(service)
     service.stop()
-    service.start(ready=False)
-    wait_until(lambda: takes_writes(service), 20)
+    service.start()
 
     replies = serve(service, "one", port)
     start_haproxy(service)

@@ -198,11 +198,7 @@ def test_what_is_kept_is_repaired_while_haproxy_hangs(machine: Machine) -> None:
 
 
 def test_without_haproxy_both_are_kept_and_the_answer_says_what_is_missing() -> None:
-    machine = Machine(own_haproxy=False)
-    try:
-        machine.start(ready=False)
-        wait_until(lambda: answers(machine) and machine.condition("Ready")["status"] == "True")
-
+    with running(own_haproxy=False) as machine:
         speaks = machine.post(documents.QUAGGA, documents.quagga())
         reports = machine.post(documents.CRONTAB, documents.crontab())
 
@@ -210,15 +206,6 @@ def test_without_haproxy_both_are_kept_and_the_answer_says_what_is_missing() -> 
         assert "HAProxy is not running" in reports.json["applied"]["because"]
         assert conf(machine).read_bytes().startswith(MARK)
         assert spool(machine).read_bytes() == ours(machine)
-    finally:
-        machine.end()
-
-
-def answers(machine: Machine) -> bool:
-    try:
-        return machine.get("/api/status").status == 200
-    except OSError:
-        return False
 
 
 # --- a vtysh that hangs -------------------------------------------------------------------------

@@ -70,16 +70,10 @@ def empty() -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def serving() -> Iterator[Machine]:
+def serving(shared: Machine) -> Machine:
     """An agent that serves one listener, for tests that only look."""
-    need("haproxy")
-    machine = Machine()
-    try:
-        machine.start()
-        assert machine.post(LISTENERS, listener()).status == 201
-        yield machine
-    finally:
-        machine.end()
+    assert shared.post(LISTENERS, listener()).status == 201
+    return shared
 
 
 # --- while an agent serves ------------------------------------------------------------------

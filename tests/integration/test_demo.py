@@ -7,45 +7,25 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
 from tests.machine import wait_until
+from tests.program import foreground
 
 DEMO = Path(__file__).parents[2] / "bin/demo"
 # The running interpreter has the agent: no virtual environment is made.
 ENVIRONMENT = {**os.environ, "KINX_DEMO_PYTHON": sys.executable}
 
 
-def _listen_to_ctrl_c() -> None:
-    """A shell's background job ignores it, and so would all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def demo(output: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A demo for the time of the block, in a process group of its own as at a terminal."""
+def demo(output: Path, *words: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A demo for the time of the block."""
     for program in ("haproxy", "ip", "curl"):
         need(program)
-    with output.open("wb") as stream:
-        running = subprocess.Popen(
-            [DEMO, *words],
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-            preexec_fn=_listen_to_ctrl_c,
-        )
-    try:
-        yield running
-    finally:
-        if running.poll() is None:
-            running.terminate()
-            running.wait(30)
+    return foreground([DEMO, *words], output, ENVIRONMENT)
 
 
 def processes_of(root: str) -> list[bytes]:

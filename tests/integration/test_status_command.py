@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import need
 from tests.contract import documents
 from tests.contract.documents import LISTENERS, POOLS
-from tests.machine import COMMAND, Machine, free_port, wait_until
+from tests.machine import COMMAND, Machine, free_port, running, wait_until
 
 ANSI = "\x1b["
 
@@ -25,9 +25,7 @@ ANSI = "\x1b["
 def serving() -> Iterator[Machine]:
     """An agent that serves one listener with a member that is up and one that is down."""
     need("haproxy")
-    machine = Machine()
-    try:
-        machine.start()
+    with running() as machine:
         up = machine.backend("up").port
         machine.post("/api/haproxy/loadbalancers", {"id": "lb", "vip_address": "127.0.0.1"})
         machine.post(LISTENERS, {"id": "web", "protocol": "HTTP", "protocol_port": free_port()})
@@ -39,8 +37,6 @@ def serving() -> Iterator[Machine]:
         machine.post(documents.HEALTHMONITORS, monitor)
         wait_until(lambda: "ERROR" in machine.cli("status").stdout, 10)
         yield machine
-    finally:
-        machine.end()
 
 
 def on_terminal(

@@ -59,9 +59,18 @@ def client(
     port: int, path: str = "/", *, keep_alive: bool = False, pause_ms: float = 1.0
 ) -> Iterator[Client]:
     """GET *path* over and over for the time of the block; it begins after the first answer."""
-    argv = [sys.executable, "-m", "tests.integration.traffic", str(port), path, str(pause_ms)]
+    words = (str(port), path, str(pause_ms), *(("--keep-alive",) if keep_alive else ()))
+    with process_of("tests.integration.traffic", *words) as process:
+        found = Client(process)
+        yield found
+        found.stop()
+
+
+@contextlib.contextmanager
+def process_of(module: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run *module* in a process of its own; the block starts once it prints that it has begun."""
     with subprocess.Popen(
-        [*argv, *(("--keep-alive",) if keep_alive else ())],
+        [sys.executable, "-m", module, *words],
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -70,9 +79,7 @@ def client(
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "begun\n"
-            found = Client(process)
-            yield found
-            found.stop()
+            yield process
         finally:
             process.kill()
 

@@ -4,11 +4,12 @@ An act finds the lab settled and leaves it as it was. "Traffic moved" is the tim
 the beginning of the last request that was lost, or that the node answered, whichever is later.
 """
 
+import contextlib
 import math
 import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.lab.node import API, Node
 from tests.lab.traffic import Seen
 from tests.machine import wait_until
 
-CALM_SECONDS = 1.5  # traffic before and after an event
+CALM_SECONDS = 1.5  # of traffic before and after an event
 WATCH_SECONDS = 4.0  # in which what happened to the agent would have shown
 SPREAD_SECONDS = 6.0
 PAUSE_SECONDS = 0.02
@@ -60,6 +61,15 @@ class Act:
     @property
     def story(self) -> str:
         return (self.play.__doc__ or "").rstrip(".")
+
+
+@contextlib.contextmanager
+def calm_traffic(lab: Lab, calm_seconds: float = CALM_SECONDS) -> Iterator[Seen]:
+    """Traffic for the time of the block, and for *calm_seconds* before and after it."""
+    with lab.traffic() as seen:
+        time.sleep(calm_seconds)
+        yield seen
+        time.sleep(calm_seconds)
 
 
 # --- a node is started, or taken out ------------------------------------------------------------
@@ -135,22 +145,17 @@ def spread(lab: Lab) -> Result:
 def haproxy_killed(lab: Lab) -> Result:
     """HAProxy's master and worker get SIGKILL; the agent starts it again."""
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab) as seen:
         event = node.kill_haproxy()
         back = lab.returned(node, lab.withdrawn(node, event))
-        time.sleep(CALM_SECONDS)
     return Result([_moved(seen, node, event, back, 250)], seen)
 
 
 def haproxy_hung(lab: Lab) -> Result:
     """HAProxy's worker gets SIGSTOP; the agent replaces it."""
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
-        with node.hung_haproxy() as event:
-            back = lab.returned(node, lab.withdrawn(node, event))
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab) as seen, node.hung_haproxy() as event:
+        back = lab.returned(node, lab.withdrawn(node, event))
     return Result([_moved(seen, node, event, back, 1000)], seen)
 
 
@@ -167,23 +172,20 @@ def agent_restarted(lab: Lab) -> Result:
 def both_killed(lab: Lab) -> Result:
     """The agent gets SIGKILL and then HAProxy, so that nobody starts it again."""
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab) as seen:
         node.kill_agent()
         event = node.kill_haproxy()
         gone = lab.withdrawn(node, event)
         time.sleep(CALM_SECONDS)
         node.start_agent()
         back = lab.returned(node, gone)
-        time.sleep(CALM_SECONDS)
     return Result([_moved(seen, node, event, back, 1000)], seen)
 
 
 def bgpd_killed(lab: Lab) -> Result:
     """bgpd gets SIGKILL, and is started again as watchfrr does it."""
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab) as seen:
         event = time.time()
         node.speaker.kill("bgpd")
         lab.withdrawn(node, event)
@@ -191,7 +193,6 @@ def bgpd_killed(lab: Lab) -> Result:
         begun = time.time()
         node.speaker.start()
         took = lab.announced(node, begun) - begun
-        time.sleep(CALM_SECONDS)
     figures = [
         _lost(seen),
         _lost_by_node(lab, seen),
@@ -294,28 +295,24 @@ ACTS = (
 
 def _unplugged(lab: Lab, most: float) -> Result:
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab) as seen:
         event = time.time()
         lab.network.unplug(node.namespace)
         gone = lab.withdrawn(node, event)
         time.sleep(CALM_SECONDS)
         lab.network.plug(node.namespace)
         back = lab.returned(node, gone)
-        time.sleep(CALM_SECONDS)
     return Result([_moved(seen, node, event, back, most)], seen)
 
 
 def _one_more_node(lab: Lab, tell: Callable[[Node], float]) -> Result:
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab) as seen:
         node = lab.start_node()
         wait_until(node.is_ready, RETURN_SECONDS)
         begun = tell(node)
         took = lab.announced(node, begun) - begun
         time.sleep(CALM_SECONDS)
         lab.remove(node)
-        time.sleep(CALM_SECONDS)
     answered = [one.begun for one in seen.requests if one.node == node.address]
     assert answered, f"{node.address} answered nothing"
     figures = [

@@ -114,6 +114,15 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     found.keeper.stop()
 
 
+@pytest.fixture
+def held(kept: Kept) -> Kept:
+    """A shelf that has what its callers asked for, in a hold."""
+    kept.peer("a")
+    assert kept.keeper.pending(1, SOON) == ""
+    kept.hold.begin("admin", "at work", 1)
+    return kept
+
+
 # --- what callers wait for ------------------------------------------------------------------
 
 
@@ -275,38 +284,28 @@ def test_after_it_was_stopped_it_touches_nothing(kept: Kept) -> None:
 # --- hold -----------------------------------------------------------------------------------
 
 
-def test_in_a_hold_what_others_change_is_reported_and_left(kept: Kept) -> None:
-    kept.peer("a")
-    assert kept.keeper.pending(1, SOON) == ""
+def test_in_a_hold_what_others_change_is_reported_and_left(held: Kept) -> None:
+    held.shelf.text = b"theirs"
+    wait_until(lambda: held.drift.published()["found"] == 1, 2 * held.shelf.look_seconds)
 
-    kept.hold.begin("admin", "at work", 1)
-    kept.shelf.text = b"theirs"
-    wait_until(lambda: kept.drift.published()["found"] == 1, 2 * kept.shelf.look_seconds)
-
-    assert stays_so(lambda: kept.shelf.text == b"theirs", 0.3)
-    assert kept.drift.published()["found"] == 1
-    assert "at work" in kept.conditions.message("ShelfKept")
+    assert stays_so(lambda: held.shelf.text == b"theirs", 0.3)
+    assert held.drift.published()["found"] == 1
+    assert "at work" in held.conditions.message("ShelfKept")
 
 
-def test_after_a_hold_what_others_changed_is_undone(kept: Kept) -> None:
-    kept.peer("a")
-    assert kept.keeper.pending(1, SOON) == ""
-    kept.hold.begin("admin", "at work", 1)
-    kept.shelf.text = b"theirs"
+def test_after_a_hold_what_others_changed_is_undone(held: Kept) -> None:
+    held.shelf.text = b"theirs"
 
-    kept.hold.end()
-    kept.keeper.look()
+    held.hold.end()
+    held.keeper.look()
 
-    wait_until(lambda: kept.shelf.text == b"a", SOON)
+    wait_until(lambda: held.shelf.text == b"a", SOON)
 
 
-def test_what_the_agent_did_itself_is_no_drift_and_is_put_right_in_a_hold_too(kept: Kept) -> None:
-    kept.peer("a")
-    assert kept.keeper.pending(1, SOON) == ""
-    kept.hold.begin("admin", "at work", 1)
-    kept.shelf.text = b"withdrawn"
+def test_what_the_agent_did_itself_is_no_drift_and_is_put_right_in_a_hold_too(held: Kept) -> None:
+    held.shelf.text = b"withdrawn"
 
-    kept.keeper.look()
+    held.keeper.look()
 
-    wait_until(lambda: kept.shelf.text == b"a", SOON)
-    assert kept.drift.published()["found"] == 0
+    wait_until(lambda: held.shelf.text == b"a", SOON)
+    assert held.drift.published()["found"] == 0

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.lab.acts import calm_traffic
 from tests.lab.lab import SAMPLES, VIP, Lab
 from tests.lab.node import API, Node
 from tests.lab.traffic import LATE_SECONDS, Request, Seen
@@ -93,14 +94,11 @@ def test_the_vip_of_the_last_listener_is_withdrawn_before_its_deletion_is_answer
 ) -> None:
     node = lab.nodes[0]
     state = node.state()
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
-
+    with calm_traffic(lab, CALM_SECONDS) as seen:
         begun = time.time()
         node.tell("DELETE", f"{API}/listeners/{listener(node)['id']}")
         answered = time.time()
         gone = lab.withdrawn(node, begun)
-        time.sleep(CALM_SECONDS)
 
     assert gone <= answered
     assert lost(lab, seen) == []
@@ -112,12 +110,9 @@ def test_the_vip_of_the_last_listener_is_withdrawn_before_its_deletion_is_answer
 
 def test_a_killed_haproxy_gets_no_requests_until_it_is_back(lab: Lab) -> None:
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
-
+    with calm_traffic(lab, CALM_SECONDS) as seen:
         gone = lab.withdrawn(node, node.kill_haproxy())
         back = lab.returned(node, gone)
-        time.sleep(CALM_SECONDS)
 
     assert served(seen, node, gone, back - LATE_SECONDS) == []
     assert any(one.node == node.address for one in seen.requests if one.begun > back)
@@ -125,13 +120,9 @@ def test_a_killed_haproxy_gets_no_requests_until_it_is_back(lab: Lab) -> None:
 
 def test_a_hung_haproxy_gets_no_requests_until_it_is_replaced(lab: Lab) -> None:
     node = lab.nodes[1]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
-
-        with node.hung_haproxy() as event:
-            gone = lab.withdrawn(node, event)
-            back = lab.returned(node, gone)
-        time.sleep(CALM_SECONDS)
+    with calm_traffic(lab, CALM_SECONDS) as seen, node.hung_haproxy() as event:
+        gone = lab.withdrawn(node, event)
+        back = lab.returned(node, gone)
 
     assert served(seen, node, gone, back - LATE_SECONDS) == []
     assert any(one.node == node.address for one in seen.requests if one.begun > back)
@@ -166,31 +157,25 @@ def test_the_vip_is_withdrawn_when_nobody_is_left_to_do_it(lab: Lab) -> None:
 
 def test_a_killed_bgpd_loses_no_request_and_announces_again_what_it_reads(lab: Lab) -> None:
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
-
+    with calm_traffic(lab, CALM_SECONDS) as seen:
         begun = time.time()
         node.speaker.kill("bgpd")
         gone = lab.withdrawn(node, begun)
         node.speaker.start()
         lab.announced(node, gone)
-        time.sleep(CALM_SECONDS)
 
     assert lost(lab, seen) == []
 
 
 def test_a_drained_node_loses_no_request_and_comes_back(lab: Lab) -> None:
     node = lab.nodes[0]
-    with lab.traffic() as seen:
-        time.sleep(CALM_SECONDS)
-
+    with calm_traffic(lab, CALM_SECONDS) as seen:
         begun = time.time()
         node.tell("PUT", "/api/quagga/drain", {"drain": True})
         gone = lab.withdrawn(node, begun)
         time.sleep(CALM_SECONDS)
         node.tell("PUT", "/api/quagga/drain", {"drain": False})
         back = lab.returned(node, gone)
-        time.sleep(CALM_SECONDS)
 
     assert lost(lab, seen) == []
     assert served(seen, node, gone, back - LATE_SECONDS) == []

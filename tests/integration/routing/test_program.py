@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,38 +15,17 @@ import pytest
 from tests.integration.routing.conftest import need_a_lab
 from tests.lab import frr
 from tests.machine import wait_until
+from tests.program import foreground
 
 LAB = Path(__file__).parents[3] / "bin/lab"
 # The running interpreter has the agent: no virtual environment is made.
 ENVIRONMENT = {**os.environ, "KINX_LAB_PYTHON": sys.executable}
 
 
-def _listen_to_ctrl_c() -> None:
-    """A shell's background job ignores it, and so would all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def running(output: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """bin/lab for the time of the block, in a process group of its own as at a terminal."""
+def running(output: Path, *words: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """bin/lab for the time of the block."""
     need_a_lab()
-    with output.open("wb") as stream:
-        found = subprocess.Popen(
-            [LAB, *words],
-            env=ENVIRONMENT,
-            cwd=output.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-            preexec_fn=_listen_to_ctrl_c,
-        )
-    try:
-        yield found
-    finally:
-        if found.poll() is None:
-            found.terminate()
-            found.wait(30)
+    return foreground([LAB, *words], output, ENVIRONMENT, cwd=output.parent)
 
 
 def ip(*words: str) -> str:
