@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -29,11 +28,14 @@ from tests.unit.desired import Desired
 METRICS = "/metrics"
 SECONDS_HUNG = 1.0
 ALERTS = Path(__file__).parents[2] / "samples/alerts.yml"
-PROMTOOL = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
-)
+PROMTOOL = pytest.mark.usefixtures("promtool")
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture(scope="module")
+def promtool() -> None:
+    need("promtool")  # Debian: prometheus
 
 
 def parsed(text: str) -> Samples:
