@@ -273,9 +273,9 @@ def _removal(at: Path) -> Step:
 
 def _run(words: tuple[str, ...], seconds: float) -> None:
     ended = process.run(words, seconds)
-    if ended.status != 0:
+    if ended.returncode != 0:
         said = (ended.stderr.strip() or ended.stdout.strip())[-500:]
-        raise errors.ApplyError(f"{' '.join(words)} ended with status {ended.status}: {said}")
+        raise errors.ApplyError(f"{' '.join(words)} ended with status {ended.returncode}: {said}")
 
 
 def _write(at: Path, content: bytes, mode: int) -> None:

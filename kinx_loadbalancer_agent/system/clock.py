@@ -1,6 +1,7 @@
 """Time as an argument: a clock that can be replaced, and deadlines drawn from it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -46,6 +47,18 @@ class Deadline:
     def after(cls, clock: Clock, seconds: float) -> "Deadline":
         """Return the deadline *seconds* from now."""
         return cls(clock, clock.monotonic() + seconds)
+
+    def within(self, seconds: float) -> "Deadline":
+        """Return the deadline *seconds* from now; this one where it is earlier."""
+        return Deadline(self.clock, min(self.at, self.clock.monotonic() + seconds))
+
+    def wait_for(self, holds: Callable[[], bool], every_seconds: float) -> bool:
+        """Wait until *holds* is true, looking *every_seconds*; return whether it was in time."""
+        while not holds():
+            if self.has_passed:
+                return False
+            self.clock.sleep(every_seconds)
+        return True
 
     def remaining(self, at_most: float = float("inf")) -> float:
         """Return the seconds left, *at_most* that many and never below a millisecond."""

@@ -155,8 +155,7 @@ def protect(path: Path, mode: int) -> None:
 
 def free_bytes(path: Path) -> int:
     """Return how much can still be written where *path* is, by whoever asks."""
-    found = os.statvfs(path)
-    return found.f_frsize * found.f_bavail
+    return shutil.disk_usage(path).free
 
 
 def signature(path: Path | str) -> Signature | None:
@@ -194,11 +193,8 @@ class Lock:
 
     def take_or_fail(self, clock: Clock, patience_seconds: float = 0.0) -> None:
         """Take the lock, waiting *patience_seconds*; raises StateLocked when it stays taken."""
-        deadline = Deadline.after(clock, patience_seconds)
-        while not self.take():
-            if deadline.has_passed:
-                raise StateLocked(str(self._path))
-            clock.sleep(0.05)
+        if not Deadline.after(clock, patience_seconds).wait_for(self.take, 0.05):
+            raise StateLocked(str(self._path))
 
     def release(self) -> None:
         """Give the lock back; a lock that is not held is fine."""

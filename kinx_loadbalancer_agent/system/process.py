@@ -8,21 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import psutil
 
 from kinx_loadbalancer_agent.errors import ProgramMissing, ProgramTimedOut
 from kinx_loadbalancer_agent.system import effects
 
-
-@dataclass(frozen=True)
-class Completed:
-    """How a program ended: its status and what it said, as far as that is UTF-8."""
-
-    status: int
-    stderr: str
-    stdout: str = ""
+Completed = subprocess.CompletedProcess[str]
+"""How a program ended, and what it said, as far as that is UTF-8."""
 
 
 def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
@@ -39,20 +32,22 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Completed:
     program = shutil.which(argv[0], path=path) or argv[0]
     with effects.step(f"run {argv[0].rsplit('/', 1)[-1]}"):
         try:
-            ended = subprocess.run(
+            return subprocess.run(
                 [program, *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=timeout_seconds,
                 start_new_session=True,
+                # Settings have secrets, and HAProxy shows its environment to who asks ("show env").
+                env={name: os.environ[name] for name in os.environ if name[:5] != "KINX_"},
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise ProgramTimedOut(argv[0], timeout_seconds) from error
         except OSError as error:
             raise ProgramMissing(argv[0], error.strerror or str(error)) from error
-    said = (part.decode(errors="replace") for part in (ended.stderr, ended.stdout))
-    return Completed(ended.returncode, *said)
 
 
 def with_arguments(*words: str, older_than_seconds: float = 0.0) -> list[int]:

@@ -5,7 +5,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import psutil
@@ -32,14 +32,8 @@ def ask(path: Path, command: str, timeout_seconds: float, *, effect: str | None 
     for ever otherwise (measured on 2.6.12).
     Raises Unreachable if nobody listens or the peer hangs up, TimedOut after *timeout_seconds*.
     """
-    if effect is None:
-        return _ask(path, command, timeout_seconds)
-    with effects.step(effect):
-        return _ask(path, command, timeout_seconds)
-
-
-def _ask(path: Path, command: str, timeout_seconds: float) -> str:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+    step = effects.step(effect) if effect else contextlib.nullcontext()
+    with step, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         limit = time.monotonic() + timeout_seconds
         peer.settimeout(timeout_seconds)
         try:
@@ -139,15 +133,14 @@ def limit_reads(connection: socket.socket, seconds: float) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 
 
-def held_by(pid: int) -> frozenset[Endpoint]:
-    """Return the addresses and ports that process *pid* listens on; empty when it has ended."""
-    try:
-        found = psutil.Process(pid).net_connections(kind="tcp")
-    except psutil.Error:
-        return frozenset()
-    return frozenset(
-        (str(IPAddress(c.laddr.ip)), c.laddr.port) for c in found if c.status == psutil.CONN_LISTEN
-    )
+def held_by(pids: Iterable[int]) -> frozenset[Endpoint]:
+    """Return the addresses and ports that *pids* listen on; one that has ended has none."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            found += psutil.Process(pid).net_connections(kind="tcp")
+    listens = (one.laddr for one in found if one.status == psutil.CONN_LISTEN)
+    return frozenset((str(IPAddress(at.ip)), at.port) for at in listens)
 
 
 def _address(digits: str) -> str:

@@ -3,7 +3,8 @@
 This module must never write a fragment.
 """
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 PROOF_SECONDS = 6.0
 POLL_SECONDS = 0.002
 LISTEN_SECONDS = 1.5
+LEAVE_SECONDS = 0.5
 RELOAD_SECONDS = 5.0  # what is left for the reload itself when it had to wait
 PACE_SECONDS = 5.0
 MAX_OLD_WORKERS = 8
@@ -75,6 +77,7 @@ class Processes:
         self._counters = counters
         self._clock = clock
         self._not_before = 0.0
+        self._changing = threading.Lock()
         self.worker: facts.Worker | None = None
         self.proven: facts.Worker | None = None
         self.master: facts.Master | None = None
@@ -84,9 +87,15 @@ class Processes:
         """True when a worker or a master answered last."""
         return self.worker is not None or self.master is not None
 
-    def look(self, deadline: Deadline, patience_seconds: float = 0.0) -> None:
+    @property
+    def is_changing(self) -> bool:
+        """True while HAProxy is reloaded, started or replaced."""
+        return self._changing.locked()
+
+    def look(self, deadline: Deadline, patience_seconds: float = 0.0) -> facts.Master:
         """Ask the master; raises Unreachable, TimedOut or NotProven."""
         self.master = self._master.processes(deadline, patience_seconds)
+        return self.master
 
     def found(self, older_than_seconds: float = 0.0) -> list[int]:
         """Return the processes that load our directory, whether they answer or not."""
@@ -107,11 +116,12 @@ class Processes:
 
     def await_guards(self, deadline: Deadline) -> None:
         """Wait until the addresses of a HAProxy that has ended are released, not to be so later."""
-        limit = Deadline.after(self._clock, deadline.remaining(GUARD_SECONDS))
-        while self._guarded and process.with_arguments(GUARD, str(self._guarded)):
-            if limit.has_passed:
-                raise NotProven("the addresses of the haproxy that ended are not released yet")
-            self._clock.sleep(0.02)
+
+        def has_released() -> bool:
+            return not (self._guarded and process.with_arguments(GUARD, str(self._guarded)))
+
+        if not deadline.within(GUARD_SECONDS).wait_for(has_released, 0.02):
+            raise NotProven("the addresses of the haproxy that ended are not released yet")
         self._guarded = 0
 
     # --- reload, start, put back ------------------------------------------------------------
@@ -125,18 +135,19 @@ class Processes:
         reloads, old = self.master.reloads, self.worker
         self._keep_down(target, deadline)
         try:
-            self._master.reload(deadline)
-            self._prove(target, old.pid if old else 0, reloads, deadline)
+            with self._changing:
+                self._master.reload(deadline)
+                self._prove(target, old.pid if old else 0, reloads, deadline)
         finally:
             # A later start of HAProxy must not find what was true now.
-            files.write(self._settings.state_file, NO_STATE, mode=STATE_MODE)
+            self._write_state(NO_STATE)
 
     def start(self, target: Target, deadline: Deadline) -> None:
         """Start a HAProxy that is nobody's child, and prove that it runs *target*."""
         settings = self._settings
         for socket in (settings.admin_socket, settings.agent_socket, settings.master_socket):
             files.make_directory(socket.parent, 0o755)
-        files.write(settings.state_file, NO_STATE, mode=STATE_MODE)
+        self._write_state(NO_STATE)
         argv = [settings.program, "-W", "-D", "-S", f"{settings.master_socket},mode,600"]
         argv += ["-f", str(settings.conf_d)]
         argv += ["-f", str(settings.extra_config)] if settings.extra_config else []
@@ -144,10 +155,11 @@ class Processes:
         # share every port.
         if self.found():
             raise NotProven("haproxy is starting already")
-        ended = process.run(argv, deadline.remaining())
-        if ended.status != 0:
-            raise LoadRefused(f"haproxy does not start: {ended.stderr.strip()[-500:]}")
-        self._prove(target, 0, -1, deadline)
+        with self._changing:
+            ended = process.run(argv, deadline.remaining())
+            if ended.returncode != 0:
+                raise LoadRefused(f"haproxy does not start: {ended.stderr.strip()[-500:]}")
+            self._prove(target, 0, -1, deadline)
         self.guard()
 
     def put_back(self, before: Target | None, deadline: Deadline) -> None:
@@ -169,26 +181,25 @@ class Processes:
         connections that it never serves (measured). At most once a minute.
         """
         now = self._clock.monotonic()
-        if now < self._not_before or self._answers(deadline):
+        if now < self._not_before or self._worker_now(deadline, PATIENCE_SECONDS):
             return ""
-        self.look(deadline)
-        assert self.master is not None
+        silent = self.look(deadline).workers
         self._not_before = now + REPLACE_SECONDS
-        silent = self.master.workers
-        self._master.reload(deadline)
-        limit = Deadline.after(self._clock, min(PROOF_SECONDS, deadline.remaining()))
-        while not limit.has_passed:
-            with suppress(ApplyError):
-                self.look(limit, REEXECUTION_SECONDS)
-                if self.master.workers and not set(silent) & set(self.master.workers):
-                    break
-            self._clock.sleep(0.02)
-        else:
-            raise NotProven("haproxy starts no other worker")
-        self._kill_silent(silent, deadline)
-        self.worker = self.proven = self._worker_now(limit)
+        with self._changing:
+            self._master.reload(deadline)
+            limit = deadline.within(PROOF_SECONDS)
+            while not limit.has_passed:
+                with suppress(ApplyError):
+                    workers = self.look(limit, REEXECUTION_SECONDS).workers
+                    if workers and not set(silent) & set(workers):
+                        break
+                self._clock.sleep(0.02)
+            else:
+                raise NotProven("haproxy starts no other worker")
+            self._kill_silent(silent, deadline)
+            self.worker = self.proven = self._worker_now(limit)
         words = f"worker {', '.join(map(str, silent))} did not answer and was replaced"
-        log.warning("worker replaced", silent=silent, workers=self.master.workers)
+        log.warning("worker replaced", silent=silent, workers=workers)
         return words
 
     def _kill_silent(self, pids: Iterable[int], deadline: Deadline) -> None:
@@ -201,13 +212,9 @@ class Processes:
 
     def _await_old_workers(self, deadline: Deadline) -> None:
         """Give old workers time to end where they are many or large: each keeps its memory."""
-        limit = Deadline.after(
-            self._clock, min(PACE_SECONDS, deadline.remaining() - RELOAD_SECONDS)
-        )
-        while self.master is not None and self.master.old_workers and not limit.has_passed:
-            old = self.master.old_workers
-            is_large = process.memory_share(old) > MAX_MEMORY_SHARE
-            if len(old) <= MAX_OLD_WORKERS and not is_large:
+        limit = deadline.within(min(PACE_SECONDS, deadline.remaining() - RELOAD_SECONDS))
+        while (old := self.master.old_workers if self.master else ()) and not limit.has_passed:
+            if len(old) <= MAX_OLD_WORKERS and process.memory_share(old) <= MAX_MEMORY_SHARE:
                 return
             self._clock.sleep(0.1)
             with suppress(ApplyError):
@@ -221,10 +228,9 @@ class Processes:
         if PEERS_FRAGMENT not in target.parts or self.worker is None:
             return
         try:
-            patience = deadline.remaining(PATIENCE_SECONDS)
-            if not facts.has_entries(self._runtime.ask("show table", patience)):
+            if not facts.has_entries(self._runtime.ask("show table", deadline)):
                 return
-            while not facts.is_resynced(self._runtime.ask("show peers", patience)):
+            while not facts.is_resynced(self._runtime.ask("show peers", deadline)):
                 if deadline.remaining() < RELOAD_SECONDS:
                     log.warning("stick tables may be lost: the worker was not resynchronized yet")
                     return
@@ -245,19 +251,22 @@ class Processes:
             if isinstance(one, shape.Server) and one.check and one.mode == "ready"
         }
         with suppress(Unreachable, TimedOut):
-            patience = deadline.remaining(PATIENCE_SECONDS)
-            text = self._runtime.ask("show servers state", patience) if wanted else ""
+            text = self._runtime.ask("show servers state", deadline) if wanted else ""
             for row, line in facts.down(text):
                 if str(wanted.get(row[:2])) == str(facts.server(row, {})):
                     lines.append(line)
-        content = NO_STATE + "".join(f"{line}\n" for line in lines).encode()
-        files.write(self._settings.state_file, content, mode=STATE_MODE)
+        self._write_state(NO_STATE + "".join(f"{line}\n" for line in lines).encode())
+
+    def _write_state(self, content: bytes) -> None:
+        path = self._settings.state_file
+        if not path.is_file() or path.read_bytes() != content:  # a disk may be full
+            files.write(path, content, mode=STATE_MODE)
 
     # --- proof ------------------------------------------------------------------------------
 
     def _prove(self, target: Target, old_pid: int, reloads: int, deadline: Deadline) -> None:
         """Wait for a new worker of the wanted shape that alone listens where it should."""
-        limit = Deadline.after(self._clock, min(PROOF_SECONDS, deadline.remaining()))
+        limit = deadline.within(PROOF_SECONDS)
         looks = 0
         while True:
             worker = self._worker_now(limit)
@@ -271,30 +280,23 @@ class Processes:
             self._clock.sleep(POLL_SECONDS)
         wanted = frozenset(target.binds.values())
 
-        def is_alone(found: Any) -> bool:
+        def is_alone() -> bool:
+            found = sockets.listening()
             return all(found[at] == 1 for at in wanted)
 
-        if not self._await_listening(is_alone, limit):
+        if not limit.within(LISTEN_SECONDS).wait_for(is_alone, POLL_SECONDS):
             # A stopped worker goes on to take connections that it never serves.
-            self.look(limit, REEXECUTION_SECONDS)
-            assert self.master is not None
-            others = {*self.master.workers, *self.master.old_workers} - {worker.pid}
-            self._kill_silent(others, limit)
-            if not self._await_listening(is_alone, limit):
+            master = self.look(limit, REEXECUTION_SECONDS)
+            self._kill_silent({*master.workers, *master.old_workers} - {worker.pid}, limit)
+            if not limit.within(LISTEN_SECONDS).wait_for(is_alone, POLL_SECONDS):
                 raise NotProven("haproxy does not listen once on every address of its listeners")
         self.worker = self.proven = worker
         self.look(limit, REEXECUTION_SECONDS)
 
-    def _answers(self, deadline: Deadline) -> bool:
+    def _worker_now(self, limit: Deadline, at_most: float = 0.5) -> facts.Worker | None:
         with suppress(ApplyError):
-            return self._runtime.worker(deadline.remaining(PATIENCE_SECONDS)) is not None
-        return False
-
-    def _worker_now(self, limit: Deadline) -> facts.Worker | None:
-        try:
-            return self._runtime.worker(limit.remaining(0.5))
-        except (Unreachable, TimedOut):
-            return None
+            return self._runtime.worker(limit, at_most)
+        return None
 
     def _find_failure(self, reloads: int, limit: Deadline) -> None:
         try:
@@ -310,21 +312,13 @@ class Processes:
                 "it cannot bind an address; its log says more"
             )
 
-    def _await_listening(
-        self, holds: Callable[[Any], bool], limit: Deadline, seconds: float = LISTEN_SECONDS
-    ) -> bool:
-        patience = Deadline.after(self._clock, min(seconds, limit.remaining()))
-        while not holds(sockets.listening()):
-            if patience.has_passed:
-                return False
-            self._clock.sleep(POLL_SECONDS)
-        return True
-
     def await_release(self, gone: frozenset[sockets.Endpoint], deadline: Deadline) -> None:
         """Wait until the old worker has left the addresses that nobody wants any more."""
-        if gone and not self._await_listening(
-            lambda found: not any(found[at] for at in gone), deadline, seconds=0.5
-        ):
+
+        def has_left() -> bool:
+            return gone.isdisjoint(sockets.listening())
+
+        if gone and not deadline.within(LEAVE_SECONDS).wait_for(has_left, POLL_SECONDS):
             log.warning("address still taken", addresses=sorted(map(str, gone)))
 
     def status(self) -> dict[str, Any]:

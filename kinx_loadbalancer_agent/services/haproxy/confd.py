@@ -70,10 +70,10 @@ class ConfD:
             self._known.pop(f"{idle}/{name}", None)
         for name, part in parts.items():
             file = f"{idle}/{name}"
-            if name in present and self._holds(file, part.content):
+            if name in present and self._content(file) == part.content:
                 continue
             files.remove(Path(file))
-            if current is not None and self._holds(f"{current}/{name}", part.content):
+            if current is not None and self._content(f"{current}/{name}") == part.content:
                 files.link(current / name, Path(file))
             else:
                 files.write(Path(file), part.content, mode=MODE)
@@ -85,11 +85,8 @@ class ConfD:
         current = self.current
         if current is None:
             raise NotProven(f"there is no configuration at {self._path}")
-        before = {
-            name: self._content(f"{current}/{name}")
-            for name, part in parts.items()
-            if not self._holds(f"{current}/{name}", part.content)
-        }
+        found = {name: self._content(f"{current}/{name}") for name in parts}
+        before = {name: was for name, was in found.items() if was != parts[name].content}
 
         def write(contents: Mapping[str, bytes]) -> None:
             for name, content in contents.items():
@@ -153,14 +150,8 @@ class ConfD:
             return False
         return self._content(entry.path).startswith(self._mark)
 
-    def _holds(self, file: str, content: bytes) -> bool:
-        """True when *file* is, untouched, what was written or read as *content*."""
-        known = self._known.get(file)
-        if known is None:
-            return files.signature(file) is not None and self._content(file) == content
-        return known[1] == content and known[0] == files.signature(file)
-
     def _content(self, file: str) -> bytes:
+        """Return what is in *file*, read only when it was touched; nothing where there is none."""
         signature = files.signature(file)
         known = self._known.get(file)
         if known is not None and known[0] == signature:

@@ -41,7 +41,6 @@ class Counters:
         self._lock = threading.Lock()
         self._owners: Mapping[str, str] = {}
         self._known: frozenset[str] | None = None
-        self._active: Mapping[str, int] = {}
         self._kept: Mapping[str, Entry] | None = None
 
     def of(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
@@ -52,23 +51,24 @@ class Counters:
                 for listener in state.all("listeners")
             }
             self._known = frozenset(state.table("loadbalancers"))
-            self._take(deadline)
+            found = self._take(deadline)
             mine = {name: e for name, e in self._load().items() if e["owner"] == owner}
             rows = [_sum(entry) for entry in mine.values()]
             sums = {total: sum(row[at] for row in rows) for at, total in enumerate(TOTALS)}
-            return {"active_connections": sum(self._active.get(name, 0) for name in mine)} | sums
+            shown = (row for rows in found.values() for name, row in rows.items() if name in mine)
+            return {"active_connections": sum(row.active for row in shown)} | sums
 
     def take(self, deadline: Deadline) -> None:
         """Keep what every process shows now; for one that is about to end it is the last time."""
         with self._lock:
             self._take(deadline)
 
-    def _take(self, deadline: Deadline) -> None:
+    def _take(self, deadline: Deadline) -> Mapping[int, Mapping[str, Shown]]:
+        """Keep what every process shows now, and return it, by pid and name."""
         found: dict[int, Mapping[str, Shown]] = {}
         with suppress(ApplyError):
-            worker = self._runtime.worker(deadline.remaining(PATIENCE_SECONDS))
-            if worker is not None:
-                found[worker.pid] = self._runtime.traffic(deadline.remaining(PATIENCE_SECONDS))
+            worker = self._runtime.worker(deadline, PATIENCE_SECONDS)
+            found[worker.pid] = self._runtime.traffic(deadline, PATIENCE_SECONDS)
         with suppress(ApplyError):
             for pid in self._master.processes(deadline).old_workers:
                 found[pid] = self._master.traffic(pid, deadline.remaining(PATIENCE_SECONDS))
@@ -86,9 +86,6 @@ class Counters:
             is_known = self._known is None or owner in self._known or name in self._owners
             if is_known and name not in kept:
                 kept[name] = self._updated(entry, name, owner, found)
-        self._active = {
-            name: sum(rows[name].active for rows in found.values() if name in rows) for name in kept
-        }
         self._kept = kept
         if kept != before:
             try:
@@ -96,6 +93,7 @@ class Counters:
                 files.write(self._path, json.dumps(kept).encode(), mode=MODE)
             except OSError as error:
                 log.warning("counters not kept", error=str(error))
+        return found
 
     def _load(self) -> Mapping[str, Entry]:
         if self._kept is None:

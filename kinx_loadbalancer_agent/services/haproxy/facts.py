@@ -138,25 +138,26 @@ def frontends(text: str) -> list[Limit]:
     """Return the frontends of ``show stat``; those of which the limit is cut off are not there."""
     return [
         Limit(name, int(limit or 0), status)
-        for name, server, limit, status in _statistics(text, "slim", "status")
+        for name, server, limit, status in columns(text, "slim", "status")
         if server == "FRONTEND"
     ]
 
 
 def limited(text: str) -> dict[tuple[str, str], int]:
     """Return the servers of ``show stat`` whose connections are limited, and to how many."""
-    rows = _statistics(text, "slim", "status")
+    rows = columns(text, "slim", "status")
     return {(name, server): int(limit) for name, server, limit, _ in rows if limit}
 
 
-def _statistics(text: str, *wanted: str) -> Iterator[tuple[str, ...]]:
+def columns(text: str, *wanted: str) -> Iterator[tuple[str, ...]]:
+    """Yield proxy, server and the columns *wanted* of each whole row of ``show stat``."""
     whole, _, _ = text.rpartition("\n")
     at: list[int] = []
     for line in whole.split("\n"):
         if line.startswith("# "):
-            columns = line.removeprefix("# ").split(",")
-            is_whole = {"pxname", "svname", *wanted} <= set(columns)
-            at = [columns.index(name) for name in ("pxname", "svname", *wanted) if is_whole]
+            names = line.removeprefix("# ").split(",")
+            is_whole = {"pxname", "svname", *wanted} <= set(names)
+            at = [names.index(name) for name in ("pxname", "svname", *wanted) if is_whole]
         elif at and len(words := line.split(",", max(at) + 1)) > max(at):
             yield tuple(words[index] for index in at)
 
@@ -177,9 +178,9 @@ def has_entries(text: str) -> bool:
 
 def statistics(text: str) -> dict[tuple[str, str], Shown]:
     """Return the rows of ``show stat`` by proxy and server; FRONTEND and BACKEND are servers."""
-    columns = ("status", "check_status", "scur", "bin", "bout", "ereq", "stot")
+    wanted = ("status", "check_status", "scur", "bin", "bout", "ereq", "stot")
     found = {}
-    for proxy, server, status, check, *numbers in _statistics(text, *columns):
+    for proxy, server, status, check, *numbers in columns(text, *wanted):
         active, *totals = (int(number or 0) for number in numbers)
         found[proxy, server] = Shown(status, check, active, (*totals,))  # type: ignore[arg-type]
     return found

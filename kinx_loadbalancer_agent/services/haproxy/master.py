@@ -25,18 +25,18 @@ class Master:
         for some milliseconds while the master re-executes itself.
         Raises Unreachable, TimedOut, or NotProven if the answer is none of ``show proc``.
         """
-        patience = Deadline.after(self._clock, patience_seconds)
+        patience = deadline.within(patience_seconds)
         while True:
             try:
                 answer = sockets.ask(self._path, "show proc", deadline.remaining(2.0))
             except Unreachable:
-                if patience.has_passed or deadline.has_passed:
+                if patience.has_passed:
                     raise
             else:
                 found = facts.master(answer)
                 if found is not None:
                     return found
-                if patience.has_passed or deadline.has_passed:
+                if patience.has_passed:
                     raise NotProven(f"no answer to show proc: {answer[:200]!r}")
             self._clock.sleep(0.005)
 

@@ -120,12 +120,8 @@ def _loadbalancer(state: State, owner: LoadBalancer, found: Mapping[Ref, Operati
         for kind in ("listeners", "pools")
         for resource in state.having(kind, "loadbalancer_id", owner.id)
     ]
-    return _worst(below, found)
-
-
-def _worst(refs: Iterable[Ref], found: Mapping[Ref, Operating]) -> Operating:
     for status in WORST:
-        for ref in refs:
+        for ref in below:
             if found[ref].status == status:
                 return Operating(status, f"{ref}: {found[ref].reason}")
     return FINE

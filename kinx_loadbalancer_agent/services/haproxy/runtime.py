@@ -40,13 +40,16 @@ class Runtime:
         self._path = path
         self._next_limits = 0
 
-    def ask(self, question: str, timeout_seconds: float) -> str:
-        """Return the worker's answer to *question*, which changes nothing."""
-        return sockets.ask(self._path, question, timeout_seconds)
+    def ask(self, question: str, deadline: Deadline, at_most: float = PATIENCE_SECONDS) -> str:
+        """Return the worker's answer to *question*, which changes nothing, in *at_most* seconds."""
+        return sockets.ask(self._path, question, deadline.remaining(at_most))
 
-    def worker(self, timeout_seconds: float) -> facts.Worker | None:
-        """Return who answers; None when the answer is cut short."""
-        return facts.worker(self.ask("show info", timeout_seconds))
+    def worker(self, deadline: Deadline, at_most: float = PATIENCE_SECONDS) -> facts.Worker:
+        """Return who answers; raises NotProven when the answer is cut short."""
+        found = facts.worker(self.ask("show info", deadline, at_most))
+        if found is None:
+            raise NotProven("haproxy's answer to show info was cut short")
+        return found
 
     def tell(self, commands: Sequence[str], questions: Sequence[str], deadline: Deadline) -> str:
         """Carry out *commands* in order, then ask *questions*; return what the worker says.
@@ -55,7 +58,7 @@ class Runtime:
         """
         said = []
         for batch in _batches([*commands, *questions]):
-            patience = min(PATIENCE_SECONDS, deadline.remaining())
+            patience = deadline.remaining(PATIENCE_SECONDS)
             said.append(sockets.ask(self._path, batch, patience, effect="haproxy.tell"))
         return "".join(said)
 
@@ -68,23 +71,19 @@ class Runtime:
         some = backends[first : first + LIMITS_AT_ONCE]
         self._next_limits = first + LIMITS_AT_ONCE
         limits: dict[tuple[str, str], int] = {}
-
-        def ask(question: str) -> str:
-            return self.ask(question, deadline.remaining(PATIENCE_SECONDS))
-
         for batch in _batches([f"show stat {name} 4 -1" for name in some]):
-            limits |= facts.limited(ask(batch))
-        frontends = facts.frontends(ask(FRONTENDS))
-        servers = facts.servers(ask("show servers state"))
+            limits |= facts.limited(self.ask(batch, deadline))
+        frontends = facts.frontends(self.ask(FRONTENDS, deadline))
+        servers = facts.servers(self.ask("show servers state", deadline))
         return Shows(tuple(servers), tuple(frontends), limits)
 
-    def statistics(self, timeout_seconds: float) -> dict[tuple[str, str], facts.Shown]:
+    def statistics(self, deadline: Deadline, at_most: float) -> dict[tuple[str, str], facts.Shown]:
         """Return what the worker shows of frontends, backends and servers."""
-        return facts.statistics(self.ask("show stat -1 7 -1", timeout_seconds))
+        return facts.statistics(self.ask("show stat -1 7 -1", deadline, at_most))
 
-    def traffic(self, timeout_seconds: float) -> dict[str, facts.Shown]:
+    def traffic(self, deadline: Deadline, at_most: float) -> dict[str, facts.Shown]:
         """Return what the worker shows of its frontends, by name."""
-        answer = self.ask(FRONTENDS, timeout_seconds)
+        answer = self.ask(FRONTENDS, deadline, at_most)
         return {name: shown for (name, _), shown in facts.statistics(answer).items()}
 
 

@@ -4,8 +4,7 @@ This is where the rooms of this package meet. It must never decide what is wante
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from kinx_loadbalancer_agent.services.haproxy.confd import ConfD
 from kinx_loadbalancer_agent.services.haproxy.counters import Counters
 from kinx_loadbalancer_agent.services.haproxy.live import Live
 from kinx_loadbalancer_agent.services.haproxy.master import REEXECUTION_SECONDS, Master
-from kinx_loadbalancer_agent.services.haproxy.runtime import PATIENCE_SECONDS, Runtime
+from kinx_loadbalancer_agent.services.haproxy.runtime import Runtime
 from kinx_loadbalancer_agent.services.haproxy.view import MARK, Node, Renderer
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import Settings
@@ -55,7 +54,6 @@ RECENT_SECONDS = 1.0
 STATISTICS_SECONDS, STATISTICS_SECONDS_A_SERVER = 0.15, 0.0001
 REMEMBERED_SECONDS = 2.0
 NOT_RUNNING = "HAProxy is not running"
-CUT_SHORT = "haproxy's answer to show info was cut short"
 
 
 class Haproxy:
@@ -91,11 +89,9 @@ class Haproxy:
         )
         drain_seconds = haproxy.member_drain_seconds
         self._told = Live(self._runtime, self._master, clock, drain_seconds)
-        self._shown: tuple[Mapping[tuple[str, str], facts.Shown], Deadline] | None = None
+        self._shown: tuple[dict[tuple[str, str], facts.Shown], Deadline] | None = None
         self._live: Target | None = None
-        self._staged: Target | None = None
         self._looked_at = 0.0
-        self._changing = False
 
     # --- observe ----------------------------------------------------------------------------
 
@@ -106,12 +102,9 @@ class Haproxy:
         """
         processes = self._processes
         try:
-            worker = self._runtime.worker(deadline.remaining(PATIENCE_SECONDS))
+            worker = processes.worker = self._runtime.worker(deadline)
         except Unreachable:
             return self._without_worker(deadline)
-        processes.worker = worker
-        if worker is None:
-            raise NotProven(CUT_SHORT)
         if not thorough and self._live is not None:
             self._looked_at = self._clock.monotonic()
             return Observation(True, worker.pid, worker.description)
@@ -119,11 +112,7 @@ class Haproxy:
             processes.look(deadline)
         except ApplyError as error:
             log.debug("master silent", error=str(error))
-        backends = [
-            part.proxy
-            for part in (self._live.parts.values() if self._live else ())
-            if part.live and isinstance(part.live[0], shape.Server)
-        ]
+        backends = sorted({backend for backend, _ in _servers(self._live)})
         shows = self._runtime.shows(backends, deadline)
         return Observation(True, worker.pid, worker.description, self._confd.read(), shows)
 
@@ -142,15 +131,14 @@ class Haproxy:
         processes.worker = self._live = None
         self._told.forget()
         try:
-            processes.look(deadline)
+            master = processes.look(deadline)
         except (Unreachable, NotProven):
             processes.master = processes.proven = None
             if processes.found(older_than_seconds=STARTING_SECONDS):
                 raise NotProven("haproxy runs and its sockets are gone: restart it") from None
             processes.await_guards(deadline)
             return Observation(False, files=self._confd.read())
-        assert processes.master is not None
-        pid = next(iter(processes.master.workers), None)
+        pid = next(iter(master.workers), None)
         return Observation(True, pid, None, self._confd.read())
 
     def tend(self, deadline: Deadline) -> Claim:
@@ -162,8 +150,7 @@ class Haproxy:
     def recover(self, deadline: Deadline) -> str:
         """Replace a worker that is silent; return in words what was done, '' for nothing."""
         self._live = None
-        with self._changes():
-            done = self._processes.replace_silent(deadline)
+        done = self._processes.replace_silent(deadline)
         if done:
             self._told.forget()
         return done
@@ -171,13 +158,11 @@ class Haproxy:
     @property
     def is_changing(self) -> bool:
         """True while HAProxy is reloaded, started or replaced."""
-        return self._changing
+        return self._processes.is_changing
 
     def pulse(self, timeout_seconds: float) -> tuple[int, int]:
         """Return the worker that answers, and how many clients it has."""
-        worker = self._runtime.worker(timeout_seconds)
-        if worker is None:
-            raise NotProven(CUT_SHORT)
+        worker = self._runtime.worker(Deadline.after(self._clock, timeout_seconds))
         return worker.pid, worker.connections
 
     def status(self) -> dict[str, Any]:
@@ -191,17 +176,18 @@ class Haproxy:
         """
         count = sum(map(len, state.tables.get("members", {}).values()))
         patience = STATISTICS_SECONDS + count * STATISTICS_SECONDS_A_SERVER
-        absent, gone = "", operating.leaving(state, self._told.leaving)
+        shown, absent = None, ""
         try:
-            shown = self._runtime.statistics(deadline.remaining(patience))
+            shown = self._runtime.statistics(deadline, patience)
             self._shown = (shown, Deadline.after(self._clock, REMEMBERED_SECONDS))
         except Unreachable:
             absent = NOT_RUNNING
         except TimedOut as error:
             absent = str(error)
             if self._shown is not None and not self._shown[1].has_passed:
-                return gone | operating.statuses(state, self._shown[0], "")
-        return gone | operating.statuses(state, None if absent else shown, absent)
+                shown = self._shown[0]
+        gone = operating.leaving(state, self._told.leaving)
+        return gone | operating.statuses(state, shown, absent)
 
     def traffic(self, state: State, owner: str, deadline: Deadline) -> dict[str, int]:
         """Return what *owner* carried so far, by all processes of HAProxy there were."""
@@ -211,12 +197,8 @@ class Haproxy:
         self, state: State, refs: Collection[Ref], deadline: Deadline
     ) -> dict[Ref, Written]:
         """Return how objects of *state* are configured, and what the worker shows of them."""
-
-        def ask(question: str) -> str:
-            return self._runtime.ask(question, deadline.remaining(PATIENCE_SECONDS))
-
-        parts = self.render(state).parts
-        return written.written(parts, self._settings.conf_d, refs, ask)
+        parts, directory = self.render(state).parts, self._settings.conf_d
+        return written.written(parts, directory, refs, lambda q: self._runtime.ask(q, deadline))
 
     def master_pid(self, deadline: Deadline) -> int | None:
         """Return the pid of the master, None when none answers."""
@@ -295,24 +277,26 @@ class Haproxy:
         """Prove addresses, then stage the target and ask ``haproxy -c``; not what is only told."""
         if plan.is_live:
             return
-        self._check_addresses(plan, assigned, is_trial=is_trial)
+        self.check_addresses(plan, assigned, is_trial=is_trial)
         if is_trial:
             with files.scratch() as directory:
                 self.check_in(directory, plan.target, deadline)
-            return
-        staged = self._stage(plan.target)
-        extra = self._settings.extra_config
-        check.configuration(self._settings.program, staged, extra, deadline)
+        else:
+            staged = self._confd.stage(plan.target.parts)
+            check.configuration(self._settings, staged, deadline)
 
-    def check_addresses(self, plan: Plan, assigned: frozenset[str] = frozenset()) -> None:
+    def check_addresses(
+        self, plan: Plan, assigned: frozenset[str] = frozenset(), *, is_trial: bool = False
+    ) -> None:
         """Prove that the target's addresses are of this host, and free or HAProxy's own."""
-        self._check_addresses(plan, assigned, is_trial=False)
-
-    def _check_addresses(self, plan: Plan, assigned: frozenset[str], *, is_trial: bool) -> None:
         try:
             check.addresses(plan.target.parts, self._held(), assigned, is_trial=is_trial)
         except CannotBind:
-            if self._processes.worker is not None or not (held := self._starting()):
+            if self._processes.worker is not None:
+                raise
+            # One that starts holds them and does not answer yet.
+            held = sockets.held_by(self._processes.found())
+            if not held:
                 raise
             check.addresses(plan.target.parts, held, assigned, is_trial=is_trial)
 
@@ -320,28 +304,16 @@ class Haproxy:
         """Write *target* into *directory* and ask ``haproxy -c``; nothing else is touched."""
         for name, part in target.parts.items():
             files.write(directory / name, part.content, mode=0o600)
-        extra = self._settings.extra_config
-        check.configuration(self._settings.program, directory, extra, deadline)
+        check.configuration(self._settings, directory, deadline)
 
     def _held(self) -> frozenset[sockets.Endpoint]:
         """Return what the running worker has bound."""
         worker, master = self._processes.worker, self._processes.master
         if worker is None:
-            pids = master.workers if master else ()
-            return frozenset(held for pid in pids for held in sockets.held_by(pid))
+            return sockets.held_by(master.workers if master else ())
         if self._live is not None and self._live.digest == worker.description:
             return frozenset(self._live.binds.values())
-        return sockets.held_by(worker.pid)
-
-    def _starting(self) -> frozenset[sockets.Endpoint]:
-        """Return what a HAProxy of this directory has bound that does not answer yet."""
-        return frozenset(held for pid in self._processes.found() for held in sockets.held_by(pid))
-
-    def _stage(self, target: Target) -> Path:
-        self._staged = None
-        staged = self._confd.stage(target.parts)
-        self._staged = target
-        return staged
+        return sockets.held_by([worker.pid])
 
     # --- activate ---------------------------------------------------------------------------
 
@@ -362,23 +334,21 @@ class Haproxy:
         if is_running:
             # Not to be found out after the files have changed.
             processes.look(deadline, REEXECUTION_SECONDS)
-        if self._staged is not target:
-            self._stage(target)
-        aside = self._put_aside(target)
+        self._confd.stage(target.parts)
+        ours = {*before.parts, *target.parts} if before else None
+        aside = self._confd.put_foreign_aside(ours)
         swap_back = self._confd.swap()
-        self._staged = None
         self._live = None
-        with self._changes():
-            try:
-                if is_running:
-                    processes.reload(target, deadline)
-                elif self._own and may_start:
-                    processes.start(target, deadline)
-            except (ApplyError, OSError) as error:
-                log.warning("putting haproxy back", error=str(error))
-                swap_back()
-                processes.put_back(before, deadline)
-                raise
+        try:
+            if is_running:
+                processes.reload(target, deadline)
+            elif self._own and may_start:
+                processes.start(target, deadline)
+        except (ApplyError, OSError) as error:
+            log.warning("putting haproxy back", error=str(error))
+            swap_back()
+            processes.put_back(before, deadline)
+            raise
         worker = processes.worker
         if worker is None:
             return Applied("none", NOT_RUNNING, None, is_live=False, put_aside=aside)
@@ -413,26 +383,11 @@ class Haproxy:
         self._live, self._looked_at = plan.target, self._clock.monotonic()
         return Applied("runtime", plan.because, worker.pid, is_live=True)
 
-    @contextmanager
-    def _changes(self) -> Iterator[None]:
-        self._changing = True
-        try:
-            yield
-        finally:
-            self._changing = False
-
     def prepare(self, target: Target) -> None:
         """Write *target* where the next start of HAProxy finds it."""
-        self._stage(target)
-        self._put_aside(target)
+        self._confd.stage(target.parts)
+        self._confd.put_foreign_aside(None)
         self._confd.swap()
-
-    def _put_aside(self, target: Target) -> tuple[str, ...]:
-        """Keep what others have put into conf.d; what the agent wrote there is not theirs."""
-        before = self._live.parts.keys() if self._live else None
-        return self._confd.put_foreign_aside(
-            None if before is None else before | target.parts.keys()
-        )
 
 
 def _servers(target: Target | None) -> frozenset[tuple[str, str]]:

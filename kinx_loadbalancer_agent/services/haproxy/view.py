@@ -132,9 +132,8 @@ def _backend(
     if not pool.enabled:
         return None
     same = _same(before, pool, monitor, members)
-    by_cookie = pool.session_persistence is not None and (
-        pool.session_persistence.type == "HTTP_COOKIE"
-    )
+    persistence = pool.session_persistence
+    by_cookie = persistence is not None and persistence.type == "HTTP_COOKIE"
     servers = tuple(
         same.get(id) or _server(pool, members[id], monitor, by_cookie) for id in sorted(members)
     )
@@ -142,7 +141,7 @@ def _backend(
         "name": pool.backend,
         "mode": pool.mode,
         "balance": BALANCE[pool.lb_algorithm],
-        "stick": _stick(node, pool, is_ipv6),
+        "stick": None if by_cookie else _stick(node, pool, is_ipv6),
         "peers": PEERS if node.local_peer else None,
         "inserts_cookie": by_cookie,
         "check": monitor and _check(monitor),
@@ -162,12 +161,10 @@ def _same(
 
 
 def _stick(node: Node, pool: Pool, is_ipv6: bool) -> dict[str, Any] | None:
-    """Return the stick table: of the cookie, else of the source; an inserted cookie needs none."""
+    """Return the stick table: of the application's cookie, else of the source, if at all."""
     persistence = pool.session_persistence
     size = pool.stick_size or node.settings.stick_size
     expire = pool.stick_expire or node.settings.stick_expire
-    if persistence is not None and persistence.type == "HTTP_COOKIE":
-        return None
     if persistence is not None and persistence.type == "APP_COOKIE":
         cookie = persistence.cookie_name
         return {"type": "string len 64", "size": size, "expire": expire, "cookie": cookie}
@@ -265,20 +262,18 @@ class Renderer:
         self, state: State, leave_out: frozenset[str] = frozenset(), local_peer: str = ""
     ) -> Target:
         """Return the configuration of *state* without the fragments *leave_out*. Any thread may."""
-        with self._lock:
-            return self._render(state, leave_out, local_peer)
-
-    def _render(self, state: State, leave_out: frozenset[str], local_peer: str) -> Target:
-        asked = (leave_out, local_peer)
-        last = self._last if self._last is not None and self._last[1] == asked else None
-        if last is not None and last[0] is state:
-            return last[2]
         node = replace(self._node, local_peer=local_peer)
-        target = self._changed(node, *last[::2], state) if last is not None else None
-        if target is None:
-            target = self._whole(node, state, leave_out)
-        self._last = (state, asked, target)
-        return target
+        asked, target = (leave_out, local_peer), None
+        with self._lock:
+            if self._last is not None and self._last[1] == asked:
+                before, _, last = self._last
+                if before is state:
+                    return last
+                target = self._changed(node, before, last, state)
+            if target is None:
+                target = self._whole(node, state, leave_out)
+            self._last = (state, asked, target)
+            return target
 
     def _whole(self, node: Node, state: State, leave_out: frozenset[str]) -> Target:
         parts: dict[str, Part] = {}

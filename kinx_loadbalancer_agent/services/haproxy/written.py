@@ -6,11 +6,12 @@ from pathlib import Path
 from kinx_loadbalancer_agent.engine.ports import Part, Written
 from kinx_loadbalancer_agent.errors import ApplyError
 from kinx_loadbalancer_agent.model.resources import Ref
+from kinx_loadbalancer_agent.services.haproxy import facts
 
 WHOLE = {"listeners": "FRONTEND", "pools": "BACKEND"}
 SHOWN = (
-    *("mode", "status", "check_status", "last_chk", "lastchg", "downtime", "addr", "weight"),
-    *("act", "bck", "scur", "smax", "slim", "stot", "econ", "eresp"),
+    *("scur", "smax", "slim", "stot", "econ", "eresp", "status", "weight", "act", "bck"),
+    *("lastchg", "downtime", "check_status", "last_chk", "addr", "mode"),
 )
 """Columns of ``show stat`` (HAProxy 2.6 management guide, 9.1)."""
 
@@ -43,13 +44,7 @@ def written(
 
 def _live(text: str, server: str) -> dict[str, str]:
     """Return what ``show stat`` says of *server*."""
-    lines = [line.split(",") for line in text.splitlines() if line]
-    for row in lines[1:]:
-        if row[1] == server:
-            columns = (name.removeprefix("# ") for name in lines[0])
-            return {
-                name: value
-                for name, value in zip(columns, row, strict=False)
-                if name in SHOWN and value
-            }
+    for _, name, *values in facts.columns(text, *SHOWN):
+        if name == server:
+            return {shown: value for shown, value in zip(SHOWN, values, strict=True) if value}
     return {}

@@ -33,14 +33,13 @@ class Loopback:
             return frozenset()
 
     def assign(self, addresses: Collection[str], deadline: Deadline) -> None:
-        """Assign those of *addresses* that no interface has; raises NotProven with ip's words."""
-        missing = sockets.not_local(addresses)
-        if not missing:
+        """Assign *addresses*, which no interface has; raises NotProven with ip's words."""
+        if not addresses:
             return
         with self._writing:
-            self._keep(self.ours() | set(missing))
-            said = self._batch((f"addr add {_on_lo(address)}" for address in missing), deadline)
-        if left := sockets.not_local(missing):
+            self._keep(self.ours() | set(addresses))
+            said = self._batch((_addition(address) for address in addresses), deadline)
+        if left := sockets.not_local(addresses):
             named = ", ".join(left[:MAX_NAMED]) + (" and others" if len(left) > MAX_NAMED else "")
             raise NotProven(f"cannot assign {named}: {said or 'the kernel does not have it'}")
 
@@ -66,10 +65,15 @@ class Loopback:
         return ended.stderr.strip().splitlines()[0] if ended.stderr.strip() else ""
 
 
-def _on_lo(address: str) -> str:
+def prefix(address: str) -> str:
+    """Return *address* as the prefix of a host."""
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def _addition(address: str) -> str:
     # A label is of IPv4 alone; it makes ifconfig(8) show the address.
-    return f"{address}/128 dev lo" if ":" in address else f"{address}/32 dev lo label lo:0"
+    return f"addr add {prefix(address)} dev lo{'' if ':' in address else ' label lo:0'}"
 
 
 def _removal(address: str) -> str:
-    return f"addr del {address}/{128 if ':' in address else 32} dev lo"
+    return f"addr del {prefix(address)} dev lo"

@@ -25,6 +25,7 @@ from kinx_loadbalancer_agent.model.resources import Quagga, Resource, Vip, vip_a
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.services.routing import config, facts, view
 from kinx_loadbalancer_agent.services.routing.gate import Gate
+from kinx_loadbalancer_agent.services.routing.loopback import prefix
 from kinx_loadbalancer_agent.services.routing.vtysh import Vtysh
 from kinx_loadbalancer_agent.services.text import Templates
 from kinx_loadbalancer_agent.settings import RoutingSettings
@@ -423,7 +424,7 @@ class Routing(Service):
             told = {"served": None, "announced": None, "since": None, "reason": NOT_APPLIED}
             return {"address": address, "assigned": is_assigned, **told}
         seen, is_served = self._seen.speaker, self._gate.allows(address)
-        is_usable = seen is not None and _prefix(address) in seen.prefixes
+        is_usable = seen is not None and prefix(address) in seen.prefixes
         is_announced, since = self._is_announced(address)
         reasons = (
             (is_announced, ""),
@@ -446,15 +447,11 @@ class Routing(Service):
     def _is_announced(self, address: str) -> tuple[bool, str]:
         """Return whether *address* was seen to be announced, and since when that is so."""
         seen = self._seen.speaker
-        is_announced = seen is not None and _prefix(address) in seen.prefixes and seen.is_heard
+        is_announced = seen is not None and prefix(address) in seen.prefixes and seen.is_heard
         known = self._announced.get(address)
         if known is None or known[0] != is_announced:
             known = self._announced[address] = (is_announced, timestamp(self._clock.time()))
         return known
-
-
-def _prefix(address: str) -> str:
-    return f"{address}/{128 if ':' in address else 32}"
 
 
 def _announced(text: str) -> frozenset[str]:

@@ -88,7 +88,7 @@ class Vips(Service):
         if leaving := observation - wanted:
             self._routing.leave(leaving, deadline)
             self._loopback.release(leaving, deadline)
-        self._loopback.assign(wanted, deadline)
+        self._loopback.assign(sockets.not_local(wanted), deadline)
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         return (self._claim(state),)

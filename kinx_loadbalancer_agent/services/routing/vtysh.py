@@ -29,7 +29,7 @@ class Vtysh:
         bgpd's own ``-C`` ends with 0 whatever it reads (measured on 8.4.4 and 10.3).
         """
         ended = self._run(("-C",), content, deadline)
-        if ended.status != 0:
+        if ended.returncode != 0:
             said = ended.stdout + ended.stderr
             first = REFUSED.search(said)
             words = f"{first['words'].split('[')[0].lower()}: {first['text']}" if first else said
@@ -40,7 +40,7 @@ class Vtysh:
         words = [word for question in questions for word in ("-c", question)]
         argv = ["vtysh", "-d", daemon, *words, *self._at]
         ended = process.run(argv, self._patience(deadline))
-        if ended.status != 0:
+        if ended.returncode != 0:
             raise Unreachable(daemon, (ended.stderr or ended.stdout).strip()[-200:])
         return ended.stdout
 
@@ -52,7 +52,7 @@ class Vtysh:
         """
         content = "".join(f"{line}\n" for line in lines).encode()
         ended = self._run(("-d", daemon), content, deadline)
-        if ended.status == CANNOT_CONNECT:
+        if ended.returncode == CANNOT_CONNECT:
             raise Unreachable(daemon, ended.stderr.strip()[-200:])
         return ended.stderr.strip()
 
