@@ -67,7 +67,6 @@ class StateLocked(StateError):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"cannot lock {path}: another agent uses this state directory")
-        self.path = path
 
 
 class StateNewer(StateError):
@@ -199,7 +198,6 @@ class Unreachable(ApplyError):
 
     def __init__(self, peer: str, why: str) -> None:
         super().__init__(f"cannot reach {peer}: {why}")
-        self.peer = peer
 
 
 class TimedOut(ApplyError):
@@ -207,7 +205,6 @@ class TimedOut(ApplyError):
 
     def __init__(self, peer: str, seconds: float) -> None:
         super().__init__(f"no answer from {peer} within {seconds:.1f} s")
-        self.peer = peer
 
 
 class ProgramTimedOut(ApplyError):
@@ -215,7 +212,6 @@ class ProgramTimedOut(ApplyError):
 
     def __init__(self, program: str, seconds: float) -> None:
         super().__init__(f"{program} did not end within {seconds:.1f} s")
-        self.program = program
 
 
 class ProgramMissing(ApplyError):
@@ -223,4 +219,3 @@ class ProgramMissing(ApplyError):
 
     def __init__(self, program: str, why: str) -> None:
         super().__init__(f"cannot run {program}: {why}")
-        self.program = program

@@ -1,6 +1,6 @@
-"""Conditional requests (RFC 9110, 13): headers to preconditions, and 304."""
+"""Conditional requests (RFC 9110, 13): headers to preconditions."""
 
-from flask import Request, Response
+from flask import Request
 from werkzeug.datastructures import ETags
 
 from kinx_loadbalancer_agent.model.intents import Preconditions
@@ -16,12 +16,6 @@ def preconditions(request: Request) -> Preconditions:
         _tags(match, include_weak=False) if "If-Match" in request.headers else None,
         _tags(none_match, include_weak=True) if "If-None-Match" in request.headers else None,
     )
-
-
-def tagged(response: Response, etag: str) -> Response:
-    """Give *response* its strong ETag."""
-    response.set_etag(etag)
-    return response
 
 
 def _tags(header: ETags, *, include_weak: bool) -> frozenset[str]:

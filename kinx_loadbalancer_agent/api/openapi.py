@@ -13,6 +13,7 @@ from flask import Blueprint, render_template
 
 from kinx_loadbalancer_agent.api.documents.document import MEANINGLESS, SYNONYMS
 from kinx_loadbalancer_agent.api.problems import respond
+from kinx_loadbalancer_agent.api.resources import IF, PAGE, routes
 from kinx_loadbalancer_agent.model import export
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 
@@ -38,7 +39,6 @@ PARAMETERS = {
     "query": "limit:int marker cascade:bool dry_run:bool",
     "header": "If-Match If-None-Match",
 }
-PAGE, IF = ("limit", "marker"), ("If-Match", "If-None-Match")
 OPERATING = "operating_status:ONLINE|OFFLINE|DEGRADED|DRAINING|ERROR|NO_MONITOR|DISABLED reason"
 ROUTED = "(assigned:bool?) (served:bool?) (announced:bool?) (since?) (reason?)"
 TOLD = "(applied:Applied) (warnings:[string])"
@@ -143,28 +143,8 @@ def blueprint(kinds: Kinds, version: str) -> Blueprint:
 def _operations(kinds: Kinds) -> Iterator[tuple[str, ...]]:
     yield from OTHERS
     for kind in kinds:
-        name, one = kind.model.__name__, kind.name.removesuffix("s")
-        path = re.sub("<(.*?)>", r"{\1}", kind.collection)
-        item = path if kind.is_singleton else path + "/{id}"
-        if not kind.is_singleton:
-            yield path, "get", f"List the {kind.name}.", f"{name}List", "", *PAGE
-        yield path, "post", f"Make a {one}.", name, f"{name}Create"
-        yield item, "get", f"Show a {one}.", name, "", *IF
-        yield item, "put", f"Change a {one}.", name, f"{name}Change"
-        yield item, "patch", "The same as PUT.", name, f"{name}Change"
-        for switch in sorted(kind.switches):
-            for method in ("put", "patch"):
-                yield f"{item}/{switch}", method, f"Set {switch} alone.", name, "{bool}"
-        yield item, "delete", f"Delete a {one}.", "Gone", "", "cascade"
-        if kind.parent:
-            said = f"[{name}Change] {{[{name}Change]}}"
-            yield path, "put", f"Make these all {kind.name}.", f"{name}List", said
-        if kind.named_by:
-            yield item, "post", f"Make the {one}.", name, f"{name}Create"
-        if kinds.holds(kind):
-            yield f"{item}/delete_cascade", "delete", "Delete it and all of it.", "Gone"
-            yield f"{item}/tree", "get", "Show it and all of it.", name
-            yield f"{item}/tree", "put", "Make this all of it.", name, f"{name}Change"
+        for path, method, _, *about in routes(kind, kinds):
+            yield re.sub("<(.*?)>", r"{\1}", path), method, *about
 
 
 def _operation(path: str, method: str, answer: str, body: str = "", *parameters: str) -> Schema:

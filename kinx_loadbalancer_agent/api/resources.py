@@ -4,9 +4,9 @@ It knows documents, intents and answers, and no kind by name.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
+from types import MethodType
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
@@ -28,11 +28,12 @@ from kinx_loadbalancer_agent.errors import (
 )
 from kinx_loadbalancer_agent.model import export
 from kinx_loadbalancer_agent.model.fold import escaped, etag
-from kinx_loadbalancer_agent.model.intents import Delete, Intent, Operation
+from kinx_loadbalancer_agent.model.intents import Delete, Intent
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
 from kinx_loadbalancer_agent.model.state import State
 
+PAGE, IF = ("limit", "marker"), ("If-Match", "If-None-Match")
 MAX_PAGE = 10_000
 LIMIT = re.compile(r"[0-9]{1,9}")
 TRUTH = {"true": True, "false": False}
@@ -53,27 +54,39 @@ def blueprint(
 ) -> Blueprint:
     """Return the routes of *kind*."""
     views = _Views(kind, kinds, engine, documents)
-    routes = Blueprint(kind.name, __name__)
-    item = views.item
+    found = Blueprint(kind.name, __name__)
+    for path, method, view, *_ in routes(kind, kinds):
+        found.add_url_rule(path, view.__name__, MethodType(view, views), methods=[method])
+    return found
+
+
+def routes(kind: Kind, kinds: Kinds) -> Iterator[tuple[Any, ...]]:
+    """Yield path, method and view of each route of *kind*, and what ``openapi`` says of it.
+
+    That is a summary, the types of the answer and of the body, and parameters.
+    """
+    name, one = kind.model.__name__, kind.name.removesuffix("s")
+    path, item = kind.collection, _item(kind)
     if not kind.is_singleton:
-        routes.add_url_rule(kind.collection, "index", views.index, methods=["GET"])
-    routes.add_url_rule(kind.collection, "create", views.create, methods=["POST"])
-    routes.add_url_rule(item, "show", views.show, methods=["GET"])
-    routes.add_url_rule(item, "merge", views.merge, methods=["PUT", "PATCH"])
-    routes.add_url_rule(item, "delete", views.delete, methods=["DELETE"])
-    for name in kind.switches:
-        switch = partial(views.switch, name)
-        routes.add_url_rule(f"{item}/{name}", f"set_{name}", switch, methods=["PUT", "PATCH"])
+        yield path, "get", _Views.index, f"List the {kind.name}.", f"{name}List", "", *PAGE
+    yield path, "post", _Views.create, f"Make a {one}.", name, f"{name}Create"
+    yield item, "get", _Views.show, f"Show a {one}.", name, "", *IF
+    yield item, "put", _Views.merge, f"Change a {one}.", name, f"{name}Change"
+    yield item, "patch", _Views.merge, "The same as PUT.", name, f"{name}Change"
+    for switch in sorted(kind.switches):
+        for method in ("put", "patch"):
+            yield f"{item}/{switch}", method, _Views.switch, f"Set {switch} alone.", name, "{bool}"
+    yield item, "delete", _Views.delete, f"Delete a {one}.", "Gone", "", "cascade"
     if kind.parent:
-        routes.add_url_rule(kind.collection, "replace", views.replace, methods=["PUT"])
+        said = f"[{name}Change] {{[{name}Change]}}"
+        yield path, "put", _Views.replace, f"Make these all {kind.name}.", f"{name}List", said
     if kind.named_by:
-        routes.add_url_rule(item, "create_named", views.create, methods=["POST"])
+        yield item, "post", _Views.create, f"Make the {one}.", name, f"{name}Create"
     if kinds.holds(kind):
-        cascade = f"{item}/delete_cascade"
-        routes.add_url_rule(cascade, "cascade", views.delete_cascade, methods=["DELETE"])
-        routes.add_url_rule(f"{item}/tree", "tree", views.tree, methods=["GET"])
-        routes.add_url_rule(f"{item}/tree", "merge_tree", views.merge_tree, methods=["PUT"])
-    return routes
+        cascade, tree = f"{item}/delete_cascade", f"{item}/tree"
+        yield cascade, "delete", _Views.delete_cascade, "Delete it and all of it.", "Gone"
+        yield tree, "get", _Views.tree, "Show it and all of it.", name
+        yield tree, "put", _Views.merge_tree, "Make this all of it.", name, f"{name}Change"
 
 
 class _Views:
@@ -87,11 +100,10 @@ class _Views:
         self._engine = engine
         self._documents = documents
         self._document = documents[kind.name]
-        self.item = kind.collection if kind.is_singleton else f"{kind.collection}/<id>"
 
     def index(self, parent: str = "") -> Response:
         state = self._engine.state
-        table = state.table(self._kind.name, self._parent(state, parent))
+        table = state.table(self._kind.name, self._kinds.parent(state, self._kind, parent))
         limit, marker = page(MAX_PAGE)
         ids = [id for id in sorted(table) if id > marker][:limit]
         found = [self._engine.reports.published(table[id], state) for id in ids]
@@ -100,30 +112,30 @@ class _Views:
     def show(self, id: str = "", parent: str = "") -> Response:
         arguments()
         state = self._engine.state
-        ref = self._ref(state, parent, id)
-        resource = state.get(ref)
-        if resource is None:
-            raise NotFound(f"there is no {ref}")
+        resource = self._existing(state, id, parent)
         tag = etag(resource, state)
         wanted = conditional.preconditions(request)
         if not wanted.hold_match(tag):
-            raise PreconditionFailed(f"{ref} is not in the state the request asks for")
-        if not wanted.hold_none_match(tag):
-            return conditional.tagged(Response(status=304), tag)
-        return conditional.tagged(respond(self._engine.reports.published(resource, state)), tag)
+            raise PreconditionFailed(f"{resource.ref} is not in the state the request asks for")
+        if wanted.hold_none_match(tag):
+            response = respond(self._engine.reports.published(resource, state))
+        else:
+            response = Response(status=304)
+        response.set_etag(tag)
+        return response
 
     def create(self, parent: str = "", id: str = "") -> Response:
-        is_trial = trial_asked()
+        is_trial = is_asked("dry_run")
         body = bodies.read_object(request)
         return self._settle(self._document.create(body, parent, id), is_trial=is_trial)
 
     def merge(self, id: str = "", parent: str = "") -> Response:
-        is_trial = trial_asked()
+        is_trial = is_asked("dry_run")
         body = bodies.read_object(request)
         return self._settle(self._document.merge(body, id, parent), is_trial=is_trial)
 
-    def switch(self, name: str, id: str = "", parent: str = "") -> Response:
-        is_trial = trial_asked()
+    def switch(self, id: str = "", parent: str = "") -> Response:
+        is_trial, name = is_asked("dry_run"), str(request.url_rule).rpartition("/")[2]
         body = bodies.read_object(request)
         others = sorted(body.keys() - {name})
         faults = [Fault(f"/{escaped(one)}", "is not a member of this document") for one in others]
@@ -134,33 +146,33 @@ class _Views:
         return self._settle(self._document.merge(body, id, parent), is_trial=is_trial)
 
     def delete(self, id: str = "", parent: str = "") -> Response:
-        cascade = truth("cascade", also="dry_run")
+        cascade = is_asked("cascade", "dry_run")
         read = Read((Delete(self._kind.name, id, parent, cascade),))
-        return self._settle(read, is_trial=trial_asked("cascade"))
+        return self._settle(read, is_trial=is_asked("dry_run", "cascade"))
 
     def delete_cascade(self, id: str) -> Response:
-        return self._settle(Read((Delete(self._kind.name, id, "", True),)), is_trial=trial_asked())
+        read = Read((Delete(self._kind.name, id, cascade=True),))
+        return self._settle(read, is_trial=is_asked("dry_run"))
 
     def replace(self, parent: str = "") -> Response:
-        is_trial = trial_asked()
+        is_trial = is_asked("dry_run")
         body = bodies.read(request, bodies.MAX_TREE_BYTES)
-        parent = self._parent(self._engine.state, parent)
+        parent = self._kinds.parent(self._engine.state, self._kind, parent)
         gathering = trees.Gathering(self._kinds, self._documents, carries=True)
         read = trees.collection(gathering, self._kind, body, parent)
         return settled(self._engine, read, lambda answer: self._list(answer, parent), is_trial)
 
     def tree(self, id: str) -> Response:
         arguments()
-        state = self._engine.state
-        return respond(export.tree(state, self._kinds, self._existing(state, id)))
+        return respond(self._tree(self._engine.state, id))
 
     def merge_tree(self, id: str) -> Response:
-        is_trial = trial_asked()
+        is_trial = is_asked("dry_run")
         body = bodies.read_object(request, bodies.MAX_TREE_BYTES)
         self._existing(self._engine.state, id)
         gathering = trees.Gathering(self._kinds, self._documents)
         read = trees.tree(gathering, self._kinds, self._kind, id, body)
-        return settled(self._engine, read, self._tree, is_trial)
+        return settled(self._engine, read, lambda answer: self._tree(answer.state, id), is_trial)
 
     def _settle(self, read: Read, *, is_trial: bool) -> Response:
         return settled(self._engine, read, self._resource, is_trial, self._url)
@@ -184,44 +196,24 @@ class _Views:
             "removed": removed,
         }
 
-    def _tree(self, answer: Answer) -> dict[str, Any]:
-        root = answer.state.get(answer.folded.subject)
-        return export.tree(answer.state, self._kinds, root) if root is not None else {}
+    def _tree(self, state: State, id: str) -> dict[str, Any]:
+        return export.tree(state, self._kinds, self._existing(state, id))
 
-    def _existing(self, state: State, id: str) -> Resource:
-        found = state.get(self._ref(state, "", id))
+    def _existing(self, state: State, id: str, parent: str = "") -> Resource:
+        ref = self._kinds.locate(state, self._kind, parent, id)
+        found = state.get(ref)
         if found is None:
-            raise NotFound(f"there is no {self._ref(state, '', id)}")
+            raise NotFound(f"there is no {ref}")
         return found
-
-    def _parent(self, state: State, parent: str) -> str:
-        if not self._kind.parent:
-            return ""
-        found = self._kinds.find(state, self._kind.parent, parent)
-        if state.get(Ref(self._kind.parent, "", found)) is None:
-            raise NotFound(f"there is no {Ref(self._kind.parent, '', parent)}")
-        return found
-
-    def _ref(self, state: State, parent: str, id: str) -> Ref:
-        if self._kind.parent:
-            return Ref(self._kind.name, self._parent(state, parent), id)
-        return Ref(self._kind.name, "", self._kinds.find(state, self._kind.name, id))
 
     def _url(self, ref: Ref) -> str:
         parts: dict[str, Any] = {"id": ref.id, "parent": ref.parent}
-        known = {name: parts[name] for name in parts if f"<{name}>" in self.item}
+        known = {name: parts[name] for name in parts if f"<{name}>" in _item(self._kind)}
         return url_for(f"{ref.kind}.show", **known)
 
 
-def intent(operations: tuple[Operation, ...]) -> Intent:
-    """Return what the request asks for, and who asks."""
-    return Intent(
-        operations,
-        conditional.preconditions(request),
-        who=g.who,
-        remote=request.remote_addr or "",
-        request_id=g.request_id,
-    )
+def _item(kind: Kind) -> str:
+    return kind.collection if kind.is_singleton else f"{kind.collection}/<id>"
 
 
 def settled(
@@ -235,7 +227,13 @@ def settled(
 
     url: where the subject is, if it is a resource; its ETag is told then.
     """
-    asked = intent(read.operations)
+    asked = Intent(
+        read.operations,
+        conditional.preconditions(request),
+        who=g.who,
+        remote=request.remote_addr or "",
+        request_id=g.request_id,
+    )
     try:
         if is_trial:
             return respond({"dry_run": True} | asdict(engine.attempt(asked)))
@@ -258,7 +256,7 @@ def settled(
     response = respond({**show(answer), **told}, status, headers)
     resource = answer.state.get(answer.folded.subject)
     if url is not None and resource is not None:
-        conditional.tagged(response, etag(resource, answer.state))
+        response.set_etag(etag(resource, answer.state))
     return response
 
 
@@ -272,21 +270,16 @@ def arguments(*known: str) -> dict[str, str]:
 
 def page(most: int) -> tuple[int, str]:
     """Return which part of a collection is asked for: how many, and after which id."""
-    asked = arguments("limit", "marker")
+    asked = arguments(*PAGE)
     limit = asked.get("limit", str(most))
     if not LIMIT.fullmatch(limit) or not 1 <= int(limit) <= most:
         raise Malformed(f"limit must be 1 to {most}")
     return int(limit), asked.get("marker", "")
 
 
-def truth(name: str, *, also: str) -> bool:
-    """Return whether the query says that *name* is true; it may hold *also*."""
-    value = arguments(name, also).get(name, "false")
+def is_asked(name: str, *others: str) -> bool:
+    """Return whether the query says that *name* is true; it may hold *others*."""
+    value = arguments(name, *others).get(name, "false")
     if value not in TRUTH:
         raise Malformed(f"{name} must be true or false")
     return TRUTH[value]
-
-
-def trial_asked(also: str = "dry_run") -> bool:
-    """Return whether a write is a dry run."""
-    return truth("dry_run", also=also)

@@ -10,8 +10,10 @@ from kinx_loadbalancer_agent import __version__
 from kinx_loadbalancer_agent.api import bodies
 from kinx_loadbalancer_agent.api.documents import Document
 from kinx_loadbalancer_agent.api.documents import tree as trees
+from kinx_loadbalancer_agent.api.documents.document import Read
 from kinx_loadbalancer_agent.api.problems import respond
-from kinx_loadbalancer_agent.api.resources import arguments, page, settled, trial_asked
+from kinx_loadbalancer_agent.api.resources import arguments, is_asked, page, settled
+from kinx_loadbalancer_agent.engine.batch import Answer
 from kinx_loadbalancer_agent.engine.engine import Engine
 from kinx_loadbalancer_agent.engine.explain import explain
 from kinx_loadbalancer_agent.engine.ports import Operating
@@ -35,9 +37,8 @@ def blueprint(
     routes = Blueprint("status", __name__, url_prefix="/api")
     reports = engine.reports
 
-    def rebuilt(body: Mapping[str, Any], *, is_trial: bool) -> Response:
-        read = trees.state(trees.Gathering(kinds, documents, is_whole=True), kinds, body)
-        return settled(engine, read, lambda done: export.whole(done.state, kinds), is_trial)
+    def whole(done: Answer) -> Mapping[str, Any]:
+        return export.whole(done.state, kinds)
 
     @routes.get("/status")
     def status() -> Response:
@@ -61,11 +62,11 @@ def blueprint(
 
     @routes.post("/changes/<int:generation>/restore")
     def restore(generation: int) -> Response:
-        is_trial = trial_asked()
-        found = reports.state_at(generation) if generation < 2**62 else None
+        is_trial = is_asked("dry_run")
+        found = reports.state_at(generation)
         if found is None:
             raise NotFound(f"there is no change {generation}")
-        return rebuilt(export.whole(found, kinds), is_trial=is_trial)
+        return settled(engine, Read(tuple(export.operations(found, kinds))), whole, is_trial)
 
     @routes.get("/explain/<id>")
     def explained(id: str) -> Response:
@@ -92,8 +93,10 @@ def blueprint(
 
     @routes.put("/state")
     def merge_state() -> Response:
-        is_trial = trial_asked()
-        return rebuilt(bodies.read_object(request, bodies.MAX_TREE_BYTES), is_trial=is_trial)
+        is_trial = is_asked("dry_run")
+        body = bodies.read_object(request, bodies.MAX_TREE_BYTES)
+        read = trees.state(trees.Gathering(kinds, documents, is_whole=True), kinds, body)
+        return settled(engine, read, whole, is_trial)
 
     @routes.get(f"{LOADBALANCER}/status")
     def status_tree(id: str) -> Response:

@@ -1,12 +1,14 @@
-"""A state, or a part of it, as one nested document; and its digest. Pure.
+"""A state, or a part of it, as one nested document, as operations; and its digest. Pure.
 
-What a resource owns is nested in it: a pool has its members and its health monitor.
+In a document a resource has what it owns in it: a pool its members and its health monitor.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from kinx_loadbalancer_agent.model.intents import Operation, Place, Retain, Upsert
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Ref, Resource
 from kinx_loadbalancer_agent.model.state import State
@@ -41,6 +43,18 @@ def whole(state: State, kinds: Kinds) -> dict[str, Any]:
         found = [nested(state, kinds, resource) for resource in state.all(kind.name)]
         shown[kind.name] = (found[0] if found else None) if kind.is_singleton else found
     return shown
+
+
+def operations(state: State, kinds: Kinds) -> Iterator[Operation]:
+    """Yield what makes *state* all there is: also of what is private, which no document says."""
+    for kind in kinds:
+        parents = [one.ref.id for one in state.all(kind.parent)] if kind.parent else [""]
+        for parent in parents:
+            table = state.table(kind.name, parent)
+            yield Retain(kind.name, frozenset(table), parent)
+            for at, id in enumerate(sorted(table)):
+                place = Place(prefix=f"/{kind.name}" if kind.is_singleton else f"/{kind.name}/{at}")
+                yield Upsert(kind.name, dict(table[id]), parent, is_whole=True, place=place)
 
 
 def top(kinds: Kinds) -> list[Kind]:

@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from kinx_loadbalancer_agent.model.intents import (
     Folded,
     Intent,
     Merge,
+    Operation,
     Place,
     Retain,
     Upsert,
@@ -114,19 +115,11 @@ class _Fold:
 
     def done(self) -> tuple[State, Folded]:
         for operation in self._intent.operations:
-            match operation:
-                case Create() | Merge() | Upsert():
-                    self._write(operation)
-                case Delete():
-                    self._delete(operation)
-                case Retain():
-                    self._retain(operation)
-                case Expect():
-                    self._expect(operation)
-                case Carry():
-                    self._carry(operation)
-                case Compare():
-                    self._compare(operation)
+            known = len(self._faults)
+            self._place = operation.place
+            self._may_dangle = isinstance(operation, Upsert) and operation.is_whole
+            CARRY_OUT[type(operation)](self, self._kinds[operation.kind], operation)
+            self._faults[known:] = [self._place.of(fault) for fault in self._faults[known:]]
         self._judge()
         if self._faults:
             raise refusal(dict.fromkeys(self._faults))
@@ -144,24 +137,9 @@ class _Fold:
 
     # --- operations -------------------------------------------------------------------------
 
-    def _write(self, operation: Create | Merge | Upsert) -> None:
-        known = len(self._faults)
-        prefix = operation.prefix if isinstance(operation, Upsert) else ""
-        self._place = Place(operation.at, prefix)
-        self._may_dangle = isinstance(operation, Upsert) and operation.is_whole
-        match operation:
-            case Create():
-                self._create(operation)
-            case Merge():
-                self._merge(operation)
-            case Upsert():
-                self._upsert(operation)
-        self._faults[known:] = [self._place.of(fault) for fault in self._faults[known:]]
-
-    def _create(self, operation: Create) -> None:
-        kind = self._kinds[operation.kind]
+    def _create(self, kind: Kind, operation: Create) -> None:
         values = self._identified(kind, operation)
-        existing = self._consider(kind.ref(values))
+        existing = self._consider(kind.model.identity(values))
         if existing is not None and not existing.gives_way:
             self._repeat(existing, values)
             return
@@ -169,39 +147,27 @@ class _Fold:
         self._put(kind, kind.decide(self._state, values))
 
     def _repeat(self, existing: Resource, values: Values) -> None:
-        content = {
-            name: value
-            for name, value in values.items()
-            if value is not None and name not in existing.carried
-        }
-        different = [name for name in content if getattr(existing, name) != content[name]]
-        if different:
-            raise Conflict(
-                f"{existing.ref} exists with other content",
-                [
-                    self._place.of(Fault(f"/{name}", "differs from what is there", True))
-                    for name in different
-                ],
-                existing,
-                etag(existing, self._state),
-            )
+        said = {name: value for name, value in values.items() if value is not None}
+        faults = [
+            self._place.of(Fault(f"/{name}", "differs from what is there", is_conflict=True))
+            for name in said
+            if name not in existing.carried and getattr(existing, name) != said[name]
+        ]
+        if faults:
+            detail = f"{existing.ref} exists with other content"
+            raise Conflict(detail, faults, existing, etag(existing, self._state))
         self._warnings += existing.warnings()
-        news = {name: values[name] for name in existing.carried if values.get(name) is not None}
+        news = {name: said[name] for name in existing.carried & said.keys()}
         if news:
             self._store(existing.model_copy(update=news))
 
-    def _merge(self, operation: Merge) -> None:
-        kind = self._kinds[operation.kind]
-        ref = self._locate(kind, operation.parent, operation.id)
-        existing = self._consider(ref)
-        if existing is None:
-            raise NotFound(f"there is no {ref}")
+    def _merge(self, kind: Kind, operation: Merge) -> None:
+        existing = self._known(kind, operation)
         self._put(kind, self._merged(kind, existing, operation.changes), existing)
 
-    def _upsert(self, operation: Upsert) -> None:
-        kind = self._kinds[operation.kind]
+    def _upsert(self, kind: Kind, operation: Upsert) -> None:
         values = self._identified(kind, operation)
-        ref = kind.ref(values)
+        ref = kind.model.identity(values)
         existing = self._consider(ref)
         said = kind.fixed if operation.is_whole else frozenset()
         if existing and any(values.get(name) != getattr(existing, name) for name in said):
@@ -217,10 +183,9 @@ class _Fold:
             values = dict.fromkeys(sorted(named)) | values
         self._put(kind, self._merged(kind, existing, values), existing)
 
-    def _retain(self, operation: Retain) -> None:
-        kind = self._kinds[operation.kind]
+    def _retain(self, kind: Kind, operation: Retain) -> None:
         if kind.parent and operation.parent:
-            parent = self._parent(kind, operation.parent)
+            parent = self._kinds.parent(self._state, kind, operation.parent, self._faulty)
             self._consider(Ref(kind.parent, "", parent))
             found = tuple(self._state.table(kind.name, parent).values())
         elif operation.having:
@@ -235,20 +200,17 @@ class _Fold:
             if resource.ref.id not in operation.ids and self._state.get(resource.ref):
                 self._drop(resource.ref, cascade=True)
 
-    def _expect(self, operation: Expect) -> None:
-        ref = self._locate(self._kinds[operation.kind], operation.parent, operation.id)
+    def _expect(self, kind: Kind, operation: Expect) -> None:
+        ref = self._locate(kind, "", operation.id)
         if self._state.get(ref) is None:
-            self._faults.append(Fault(operation.pointer, f"there is no {ref}"))
+            self._faults.append(Fault("", f"there is no {ref}"))
 
-    def _delete(self, operation: Delete) -> None:
-        kind = self._kinds[operation.kind]
-        ref = self._locate(kind, operation.parent, operation.id)
-        if self._consider(ref) is None:
-            raise NotFound(f"there is no {ref}")
+    def _delete(self, kind: Kind, operation: Delete) -> None:
+        existing = self._known(kind, operation)
         self._status = 204
-        self._drop(ref, cascade=operation.cascade)
+        self._drop(existing.ref, cascade=operation.cascade)
 
-    def _carry(self, operation: Carry) -> None:
+    def _carry(self, kind: Kind, operation: Carry) -> None:
         carrier = self._current and self._state.get(self._current)
         if carrier is None:  # its own faults are known by now
             return
@@ -257,9 +219,7 @@ class _Fold:
             getattr(last, name) == value for name, value in operation.carried.items()
         ):
             return
-        kind = self._kinds[operation.kind]
         target = self._state.get(Ref(kind.name, "", carrier.ref.parent))
-        known = len(self._faults)
         if target is not None:
             values = {
                 name: _amended(getattr(target, name), value)
@@ -269,14 +229,8 @@ class _Fold:
         else:
             own = {kind.model.id_field: carrier.ref.parent, "is_brought": True}
             self._put(kind, {**operation.values, **own})
-        old, new = operation.moved
-        self._faults[known:] = [
-            replace(fault, pointer=operation.prefix + new + fault.pointer.removeprefix(old))
-            for fault in self._faults[known:]
-        ]
 
-    def _compare(self, operation: Compare) -> None:
-        kind = self._kinds[operation.kind]
+    def _compare(self, kind: Kind, operation: Compare) -> None:
         existing = self._state.get(self._locate(kind, "", operation.id))
         for name, value in operation.values.items():
             if existing is not None and value is not None and getattr(existing, name) != value:
@@ -296,51 +250,43 @@ class _Fold:
                 raise PreconditionFailed(f"{ref} is not in the state the request asks for")
         return existing
 
-    def _parent(self, kind: Kind, id: str) -> str:
-        assert kind.parent is not None
-        parent = self._kinds.find(self._state, kind.parent, id)
-        self._existing(Ref(kind.parent, "", parent), id)
-        return parent
-
-    def _existing(self, ref: Ref, asked: str) -> None:
-        # What is inside something faulty is judged as if that were there.
-        if self._state.get(ref) is None and ref not in self._faulty:
-            raise NotFound(f"there is no {ref._replace(id=asked)}")
+    def _known(self, kind: Kind, operation: Merge | Delete) -> Resource:
+        ref = self._locate(kind, operation.parent, operation.id)
+        existing = self._consider(ref)
+        if existing is None:
+            raise NotFound(f"there is no {ref}")
+        return existing
 
     def _locate(self, kind: Kind, parent: str, id: str) -> Ref:
-        if kind.parent:
-            return Ref(kind.name, self._parent(kind, parent), id)
-        return Ref(kind.name, "", self._kinds.find(self._state, kind.name, id))
+        # What is inside something faulty is judged as if that were there.
+        return self._kinds.locate(self._state, kind, parent, id, self._faulty)
 
-    def _identified(self, kind: Kind, operation: Create | Upsert) -> dict[str, Any]:
+    def _identified(self, kind: Kind, operation: Create) -> dict[str, Any]:
         """Return the values of *operation* with the identity that the URL gives them."""
         values = dict(operation.values)
         if kind.parent and kind.model.parent_field:
-            parent = self._parent(kind, operation.parent)
-            self._same(kind.model.parent_field, values, parent, named=kind.parent)
+            parent = self._kinds.parent(self._state, kind, operation.parent, self._faulty)
+            self._same(kind.model.parent_field, values, parent, kind.parent)
             values[kind.model.parent_field] = parent
         if kind.named_by:
-            values[kind.model.id_field] = self._namesake(kind, operation)
+            values[kind.model.id_field] = self._namesake(kind, kind.named_by, operation)
         return values
 
-    def _namesake(self, kind: Kind, operation: Create | Upsert) -> str:
-        assert kind.named_by is not None
+    def _namesake(self, kind: Kind, named_by: str, operation: Create) -> str:
         asked = operation.id or operation.values[kind.model.id_field]
-        id = self._kinds.find(self._state, kind.named_by, asked)
-        named = Ref(kind.named_by, "", id)
-        if self._state.get(named) is None and named not in self._faulty:
-            detail = f"there is no {Ref(kind.named_by, '', asked)}"
+        try:
+            id = self._kinds.existing(self._state, named_by, asked, self._faulty)
+        except NotFound as error:
             if operation.id:
-                raise NotFound(detail)
-            raise refusal([self._place.of(Fault(f"/{kind.model.id_field}", detail))])
-        self._same(kind.model.id_field, operation.values, id, named=kind.named_by)
+                raise
+            fault = Fault(f"/{kind.model.id_field}", error.detail)
+            raise refusal([self._place.of(fault)]) from error
+        self._same(kind.model.id_field, operation.values, id, named_by)
         return id
 
-    def _same(self, name: str, values: Values, wanted: str, *, named: str | None = None) -> None:
+    def _same(self, name: str, values: Values, wanted: str, named: str) -> None:
         given = values.get(name)
-        if given is not None and named is not None:
-            given = self._kinds.find(self._state, named, given)
-        if given is not None and given != wanted:
+        if given is not None and self._kinds.find(self._state, named, given) != wanted:
             self._faults.append(Fault(f"/{name}", f"must be {wanted}, as in the URL"))
 
     # --- the candidate ----------------------------------------------------------------------
@@ -375,7 +321,7 @@ class _Fold:
             resource = kind.model.model_validate(dict(values))
         except ValidationError as error:
             self._faults += validation_faults(error)
-            self._faulty.add(kind.ref(values))
+            self._faulty.add(kind.model.identity(values))
             return
         self._faults += resource.faults(dict(resource))
         self._warnings += resource.warnings()
@@ -439,6 +385,18 @@ class _Fold:
         ]
         place = self._places.get(self._subject, Place())
         return place.of(Fault(f"/{changed[0]}", "")).pointer if len(changed) == 1 else ""
+
+
+CARRY_OUT: Mapping[type[Operation], Callable[[_Fold, Kind, Any], None]] = {
+    Create: _Fold._create,
+    Merge: _Fold._merge,
+    Upsert: _Fold._upsert,
+    Delete: _Fold._delete,
+    Retain: _Fold._retain,
+    Expect: _Fold._expect,
+    Carry: _Fold._carry,
+    Compare: _Fold._compare,
+}
 
 
 def _amended(current: Any, said: Any) -> Any:

@@ -13,111 +13,109 @@ WHOLE = Ref("state", "", "state")
 
 
 @dataclass(frozen=True)
-class Create:
-    """Make a resource of *kind* from *values*, the members the document names.
+class Place:
+    """Where a document has what it says of a resource: below *prefix*, a field by *at*."""
+
+    at: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+
+    def of(self, fault: Fault) -> Fault:
+        """Return *fault* of the resource at the place where the document has the field."""
+        name, slash, rest = fault.pointer.removeprefix("/").partition("/")
+        inside = self.at.get(name, f"/{name}") + slash + rest if name else ""
+        return replace(fault, pointer=self.prefix + inside)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Base of what is done with resources of *kind*; the document says so at *place*."""
+
+    kind: str
+    place: Place = field(default=Place(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class Create(Operation):
+    """Make a resource from *values*, the members the document names.
 
     parent: the id in the URL of the collection.
     id: the id in the URL, where a kind is keyed by another and the URL says by which.
-    at: field → where the document has it, if it is not by its own name at the top.
     """
 
-    kind: str
     values: Values
     parent: str = ""
     id: str = ""
-    at: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Merge:
-    """Change the members *changes* of a resource; None stands for the default. at: as Create."""
+class Upsert(Create):
+    """Make a resource, or change the members that *values* names, None for their defaults.
 
-    kind: str
+    is_whole: members that *values* does not name get their defaults, too.
+    """
+
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class Merge(Operation):
+    """Change the members *changes* of a resource; None stands for the default."""
+
     id: str
     changes: Values
     parent: str = ""
-    at: Mapping[str, str] = field(default_factory=dict)
+
+
+Write = Create | Merge
+"""What says of one resource what it is to be."""
 
 
 @dataclass(frozen=True)
-class Delete:
+class Delete(Operation):
     """Delete a resource; with *cascade* also what it is not deleted without."""
 
-    kind: str
     id: str
     parent: str = ""
     cascade: bool = False
 
 
 @dataclass(frozen=True)
-class Upsert:
-    """Make a resource from *values*, or change the members it names, None for their defaults.
-
-    id: of the resource it is keyed by, where the kind is keyed by another.
-    prefix: where the document has it. at: as Create, below *prefix*.
-    is_whole: members that *values* does not name get their defaults, too.
-    """
-
-    kind: str
-    values: Values
-    parent: str = ""
-    id: str = ""
-    at: Mapping[str, str] = field(default_factory=dict)
-    prefix: str = ""
-    is_whole: bool = False
-
-
-@dataclass(frozen=True)
-class Retain:
+class Retain(Operation):
     """Delete the resources of *kind* but *ids*: all, those under *parent*, or those *having* it.
 
     having: a field and its value.
     """
 
-    kind: str
     ids: frozenset[str]
     parent: str = ""
     having: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
-class Expect:
-    """Refuse the document, at *pointer*, where there is no such resource."""
+class Expect(Operation):
+    """Refuse the document where there is no such resource."""
 
-    kind: str
     id: str
-    pointer: str
-    parent: str = ""
 
 
 @dataclass(frozen=True)
-class Carry:
-    """Apply what a resource carries for another one, if it is news.
+class Carry(Operation):
+    """Apply the *values* that a resource carries for another one, if it is news.
 
-    The carrier is what the operation before is about. It is news when the carrier is new, or when
-    *carried* is not what it carried last.
-    kind: of the target, which is the carrier's parent or keyed by it.
-    moved: (from, to): where faults of the target are found in the carrier's document.
-    prefix: where that is in the whole one.
+    The carrier is what the operation before is about; the other, of *kind*, is its parent or keyed
+    by that. It is news when the carrier is new, or when *carried* is not what it carried last.
     """
 
-    carried: Values
-    kind: str
     values: Values
-    moved: tuple[str, str]
-    prefix: str = ""
+    carried: Values
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Operation):
     """Warn where the resource differs from *values*; change nothing."""
 
-    kind: str
     id: str
     values: Values
-
-
-Operation = Create | Merge | Upsert | Delete | Retain | Expect | Carry | Compare
 
 
 @dataclass(frozen=True)
@@ -158,20 +156,6 @@ class Change:
     ref: Ref
     before: Resource | None
     after: Resource | None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a document has what it says of a resource: below *prefix*, a field by *at*."""
-
-    at: Mapping[str, str] = field(default_factory=dict)
-    prefix: str = ""
-
-    def of(self, fault: Fault) -> Fault:
-        """Return *fault* of the resource at the place where the document has the field."""
-        name, slash, rest = fault.pointer.removeprefix("/").partition("/")
-        inside = self.at.get(name, f"/{name}") + slash + rest if name else ""
-        return replace(fault, pointer=self.prefix + inside)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 A new kind is a class in ``resources``, a row here and, where it is rendered, a template.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from kinx_loadbalancer_agent.errors import Fault
+from kinx_loadbalancer_agent.errors import Fault, NotFound
 from kinx_loadbalancer_agent.model import rules
 from kinx_loadbalancer_agent.model.resources import (
     Crontab,
@@ -24,13 +25,7 @@ from kinx_loadbalancer_agent.model.resources import (
 )
 from kinx_loadbalancer_agent.model.state import State
 
-
-def _no_faults(state: State, resource: Any) -> Iterator[Fault]:
-    yield from ()
-
-
-def _as_they_are(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(values)
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,6 @@ class Kind:
     parent: the kind whose id is in the URL of the collection.
     named_by: the kind whose ids this kind's ids are (a pool's monitor is keyed by the pool).
     also_named_by: a field by which URLs may name it, besides its id.
-    fixed: fields that a PUT may repeat and not change; a null one may be set once.
     decide: completes the values of a new resource from the state it is made in.
     rules: yields what the state has against a resource.
     fragment: the HAProxy configuration it renders, as (file name prefix, template).
@@ -71,9 +65,8 @@ class Kind:
     named_by: str | None = None
     also_named_by: str | None = None
     references: tuple[Reference, ...] = ()
-    fixed: frozenset[str] = frozenset({"id"})
-    decide: Callable[[State, Mapping[str, Any]], dict[str, Any]] = _as_they_are
-    rules: Callable[[State, Any], Iterator[Fault]] = field(default=_no_faults)
+    decide: Callable[[State, Values], Values] = lambda state, values: values
+    rules: Callable[[State, Any], Iterable[Fault]] = lambda state, resource: ()
     fragment: tuple[str, str] | None = None
     is_shared: bool = True
     switches: frozenset[str] = frozenset()
@@ -88,11 +81,11 @@ class Kind:
         """True when there is one resource of it at most, on the one URL."""
         return not self.model.id_field
 
-    def ref(self, values: Mapping[str, Any]) -> Ref:
-        """Return the identity that *values* say; raises KeyError where they say none."""
-        parent = values[self.model.parent_field] if self.model.parent_field else ""
-        id = values[self.model.id_field] if self.model.id_field else self.name
-        return Ref(self.name, parent, id)
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The fields that a PUT may repeat and not change; a null one may be set once."""
+        owners = {found.field for found in self.references if found.owns or found.holds}
+        return frozenset(owners | {self.model.id_field} - {""})
 
     @property
     def nested_as(self) -> str:
@@ -114,7 +107,6 @@ KINDS: tuple[Kind, ...] = (
             Reference("loadbalancer_id", "loadbalancers", holds=True),
             Reference("default_pool_id", "pools", may_come_later=True),
         ),
-        fixed=frozenset({"id", "loadbalancer_id"}),
         decide=rules.decide_listener,
         rules=rules.listener,
         fragment=("50-frontend-", "haproxy/frontend.cfg.j2"),
@@ -127,7 +119,6 @@ KINDS: tuple[Kind, ...] = (
             Reference("loadbalancer_id", "loadbalancers", holds=True),
             Reference("listener_id", "listeners"),
         ),
-        fixed=frozenset({"id", "loadbalancer_id"}),
         decide=rules.decide_pool,
         rules=rules.pool,
         fragment=("60-backend-", "haproxy/backend.cfg.j2"),
@@ -137,27 +128,23 @@ KINDS: tuple[Kind, ...] = (
         collection="/api/haproxy/healthmonitors",
         named_by="pools",
         references=(Reference("pool_id", "pools", owns=True),),
-        fixed=frozenset({"pool_id"}),
     ),
     Kind(
         model=Member,
         collection="/api/haproxy/pools/<parent>/members",
         parent="pools",
         references=(Reference("pool_id", "pools", owns=True),),
-        fixed=frozenset({"id", "pool_id"}),
         rules=rules.member,
     ),
     Kind(
         model=Peer,
         collection="/api/haproxy/peers",
-        fixed=frozenset({"hostname"}),
         rules=rules.peer,
         fragment=("10-peers", "haproxy/peers.cfg.j2"),
     ),
     Kind(
         model=Quagga,
         collection="/api/quagga",
-        fixed=frozenset(),
         rules=rules.quagga,
         is_shared=False,
         switches=frozenset({"drain"}),
@@ -167,10 +154,9 @@ KINDS: tuple[Kind, ...] = (
         collection="/api/quagga/vips",
         parent="quagga",
         references=(Reference("speaker", "quagga", owns=True),),
-        fixed=frozenset({"vip_addr"}),
         rules=rules.vip,
     ),
-    Kind(model=Crontab, collection="/api/crontab", fixed=frozenset(), is_shared=False),
+    Kind(model=Crontab, collection="/api/crontab", is_shared=False),
 )
 
 
@@ -215,6 +201,24 @@ class Kinds:
             for resource in state.having(name, kind.also_named_by, id):
                 return resource.ref.id
         return id
+
+    def existing(self, state: State, name: str, id: str, also: Container[Ref] = ()) -> str:
+        """Return what ``find`` does; raises NotFound if that is neither in *state* nor *also*."""
+        found = Ref(name, "", self.find(state, name, id))
+        if state.get(found) is None and found not in also:
+            raise NotFound(f"there is no {Ref(name, '', id)}")
+        return found.id
+
+    def parent(self, state: State, kind: Kind, id: str, also: Container[Ref] = ()) -> str:
+        """Return the parent that *id* names, '' where *kind* has none; raises as ``existing``."""
+        return self.existing(state, kind.parent, id, also) if kind.parent else ""
+
+    def locate(
+        self, state: State, kind: Kind, parent: str, id: str, also: Container[Ref] = ()
+    ) -> Ref:
+        """Return the identity that *parent* and *id* in a URL name; raises as ``parent``."""
+        within = self.parent(state, kind, parent, also)
+        return Ref(kind.name, within, self.find(state, kind.name, id))
 
     def referring(self, state: State, ref: Ref) -> Iterator[tuple[Reference, Resource]]:
         """Yield every resource that names *ref*, with the reference by which it does."""

@@ -50,14 +50,9 @@ class Ref(NamedTuple):
     id: str
 
     def __str__(self) -> str:
-        if self.is_singleton:
+        if self.id == self.kind:  # there is one at most
             return self.kind
         return f"{self.kind.removesuffix('s')} {self.id}".rstrip()
-
-    @property
-    def is_singleton(self) -> bool:
-        """True for the one resource of a kind that has one at most."""
-        return self.id == self.kind
 
 
 class Value(BaseModel):
@@ -87,9 +82,14 @@ class Resource(Value):
     @property
     def ref(self) -> Ref:
         """The identity of this resource."""
-        parent = getattr(self, self.parent_field) if self.parent_field else ""
-        id = getattr(self, self.id_field) if self.id_field else self.kind
-        return Ref(self.kind, parent, id)
+        return self.identity(self.__dict__)
+
+    @classmethod
+    def identity(cls, values: Mapping[str, Any]) -> Ref:
+        """Return the identity that *values* say; raises KeyError where they say none."""
+        parent = values[cls.parent_field] if cls.parent_field else ""
+        id = values[cls.id_field] if cls.id_field else cls.kind
+        return Ref(cls.kind, parent, id)
 
     def published(self, state: "State") -> dict[str, Any]:
         """Return the members that callers see, what is derived from *state* included."""

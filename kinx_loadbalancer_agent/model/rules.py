@@ -67,8 +67,7 @@ def decide_pool(state: State, values: Mapping[str, Any]) -> dict[str, Any]:
         owner = cast(Listener, listener).loadbalancer_id if listener else _only_one(state)
     names = [f"backend-{id}" for id in (listener_id, values.get("id")) if id]
     free = [name for name in names if not state.having("pools", "backend", name)]
-    backend = (free or names)[0]
-    return {**values, "loadbalancer_id": owner, "backend": backend}
+    return {"backend": (free or names)[0], **values, "loadbalancer_id": owner}
 
 
 def listener(state: State, listener: Listener) -> Iterator[Fault]:

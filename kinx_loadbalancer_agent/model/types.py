@@ -5,7 +5,7 @@ newline. Faults are worded for the caller. This module must never know a resourc
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from crontab import CronSlices
@@ -48,15 +48,27 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _matching(pattern: str, detail: str) -> Callable[[str], str]:
-    compiled = re.compile(pattern)
+def _matching(pattern: str, detail: str) -> tuple[AfterValidator, Any]:
+    """Return what refuses, by *detail*, a text that is not all *pattern*, and what shows that."""
 
     def parse(value: str) -> str:
-        if not compiled.fullmatch(value):
+        if not re.fullmatch(pattern, value):
             raise fault(detail)
         return value
 
-    return parse
+    return AfterValidator(parse), _shown(pattern=f"^{pattern}$")
+
+
+def _at_most(limit: int, units: Mapping[str, int], words: str) -> AfterValidator:
+    """Return what refuses digits with one of *units* that are above *limit*, *words* for people."""
+
+    def parse(value: str) -> str:
+        digits = value.rstrip("".join(units))
+        if int(digits) * units[value.removeprefix(digits)] > limit:
+            raise fault(f"must not be above {words}")
+        return value
+
+    return AfterValidator(parse)
 
 
 def _text(value: str) -> str:
@@ -133,24 +145,6 @@ def _codes(value: str) -> str:
     return value
 
 
-def _stick_size(value: str) -> str:
-    match = re.fullmatch(r"([1-9][0-9]{0,6})([kmg]?)", value)
-    if not match:
-        raise fault("must be 1 to 9999999 with an optional unit k, m or g")
-    if int(match[1]) * SIZE_UNITS[match[2]] > MAX_STICK_ENTRIES:
-        raise fault(f"must not be above {MAX_STICK_ENTRIES} entries")
-    return value
-
-
-def _stick_expire(value: str) -> str:
-    match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", value)
-    if not match:
-        raise fault("must be 1 to 9999999 with the unit s, m, h or d")
-    if int(match[1]) * TIME_UNITS[match[2]] > MAX_STICK_SECONDS:
-        raise fault("must not be above 24 days")
-    return value
-
-
 Flag = Annotated[bool, Strict()]
 String = Annotated[str, Strict()]
 Digits = Annotated[str, Field(pattern=f"^{NUMBER.pattern}$")]
@@ -158,13 +152,9 @@ Integer = Annotated[int, BeforeValidator(_number, json_schema_input_type=int | D
 
 Token = Annotated[
     String,
-    AfterValidator(
-        _matching(
-            TOKEN.pattern,
-            "must be 1 to 64 of A-Z a-z 0-9 _ . : - and begin with a letter or digit",
-        )
+    *_matching(
+        TOKEN.pattern, "must be 1 to 64 of A-Z a-z 0-9 _ . : - and begin with a letter or digit"
     ),
-    _shown(pattern=f"^{TOKEN.pattern}$"),
 ]
 BackendName = Annotated[str, Field(pattern=rf"^backend-{TOKEN.pattern}$")]
 Text = Annotated[String, Field(max_length=255), AfterValidator(_text), _shown(pattern=PRINTABLE)]
@@ -178,31 +168,29 @@ Port = Annotated[Integer, Field(ge=1, le=65535)]
 Weight = Annotated[Integer, Field(ge=0, le=256)]
 UrlPath = Annotated[
     String,
-    AfterValidator(
-        _matching(
-            r"/[!$-&(-\[\]-~]{0,254}",
-            "must begin with / and be at most 255 printable ASCII characters without space, "
-            "quotes, backslash and #",
-        )
+    *_matching(
+        r"/[!$-&(-\[\]-~]{0,254}",
+        "must begin with / and be at most 255 printable ASCII characters without space, "
+        "quotes, backslash and #",
     ),
-    _shown(pattern=r"^/[!$-&(-\[\]-~]{0,254}$"),
 ]
 StatusCodes = Annotated[
     String, Field(max_length=255), AfterValidator(_codes), _shown(pattern=CODES)
 ]
 StickSize = Annotated[
-    String, AfterValidator(_stick_size), _shown(pattern="^[1-9][0-9]{0,6}[kmg]?$")
+    String,
+    *_matching("[1-9][0-9]{0,6}[kmg]?", "must be 1 to 9999999 with an optional unit k, m or g"),
+    _at_most(MAX_STICK_ENTRIES, SIZE_UNITS, f"{MAX_STICK_ENTRIES} entries"),
 ]
 StickExpire = Annotated[
-    String, AfterValidator(_stick_expire), _shown(pattern="^[1-9][0-9]{0,6}[smhd]$")
+    String,
+    *_matching("[1-9][0-9]{0,6}[smhd]", "must be 1 to 9999999 with the unit s, m, h or d"),
+    _at_most(MAX_STICK_SECONDS, TIME_UNITS, "24 days"),
 ]
 CookieName = Annotated[
     String,
-    AfterValidator(
-        _matching(
-            r"[!$%&*+.^_`|~0-9A-Za-z-]{1,64}",
-            "must be 1 to 64 characters of an RFC 6265 token, without ' and #",
-        )
+    *_matching(
+        r"[!$%&*+.^_`|~0-9A-Za-z-]{1,64}",
+        "must be 1 to 64 characters of an RFC 6265 token, without ' and #",
     ),
-    _shown(pattern=r"^[!$%&*+.^_`|~0-9A-Za-z-]{1,64}$"),
 ]

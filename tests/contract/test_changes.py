@@ -208,6 +208,34 @@ def test_a_restore_makes_all_as_it_was_and_is_a_change_itself(machine: Machine) 
     assert [one["generation"] for one in changes(machine)] == list(range(1, number + 5))
 
 
+def test_a_restored_pool_keeps_the_name_of_its_backend(machine: Machine) -> None:
+    owner = documents.made(machine, "listeners").body["id"]
+    pool = documents.made(machine, "pools", listener_id=owner, enabled=True)
+    file = f"60-backend-{pool.body['id']}.cfg"
+    number = machine.put(pool.item, {"listener_id": None}).json["applied"]["change"]
+    rendered = machine.fragments()[file]
+    machine.delete(pool.item)
+
+    machine.post(f"{CHANGES}/{number}/restore", {})
+
+    assert f"backend backend-{owner}" in rendered
+    assert machine.fragments()[file] == rendered
+
+
+def test_a_restored_monitor_that_only_members_brought_gives_way_as_before(machine: Machine) -> None:
+    pool = documents.made(machine, "pools")
+    monitor = {"type": "TCP", "delay": 3, "timeout": 2}
+    member = documents.member(healthmonitor=monitor)
+    made = machine.post(f"{POOLS}/{pool.body['id']}/members", member)
+    machine.delete(pool.item)
+    machine.post(f"{CHANGES}/{made.json['applied']['change']}/restore", {})
+    own = {**monitor, "pool_id": pool.body["id"], "delay": 9}
+
+    taken_over = machine.post(documents.HEALTHMONITORS, own)
+
+    assert (taken_over.status, taken_over.json["delay"]) == (201, 9)
+
+
 def test_a_restore_can_be_rehearsed_and_undone(machine: Machine) -> None:
     documents.made(machine, "pools")
     documents.made(machine, "pools")

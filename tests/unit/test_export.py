@@ -64,6 +64,24 @@ def put(desired: Desired, state: dict[str, Any]) -> None:
     desired.state, _ = fold(desired.state, Intent(read.operations), desired.kinds)
 
 
+# --- operations -----------------------------------------------------------------------------
+
+
+def test_its_operations_make_it_all_there_is_with_what_is_private(full: Desired) -> None:
+    full.put("pools", "po", {"listener_id": None})
+    full.post("members", member("c", 82, healthmonitor=MONITOR), "empty")
+    wanted = full.state
+    full.delete("pools", "po", cascade=True)
+    full.delete("quagga", "quagga")
+    full.post("pools", {"id": "later", "protocol": "TCP", "lb_algorithm": "SOURCE_IP"})
+
+    intent = Intent(tuple(export.operations(wanted, full.kinds)))
+    after, _ = fold(full.state, intent, full.kinds)
+
+    for kind in full.kinds:
+        assert list(after.all(kind.name)) == list(wanted.all(kind.name))
+
+
 # --- documents ------------------------------------------------------------------------------
 
 

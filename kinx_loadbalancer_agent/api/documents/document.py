@@ -3,16 +3,16 @@
 This module must never look at a state: what a member means together with others is the fold's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from kinx_loadbalancer_agent.errors import Fault, Refusal, refusal
 from kinx_loadbalancer_agent.model.fold import escaped, fold, reference_faults, validation_faults
-from kinx_loadbalancer_agent.model.intents import Create, Intent, Merge, Operation, Upsert
+from kinx_loadbalancer_agent.model.intents import Create, Intent, Merge, Operation, Place, Write
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 from kinx_loadbalancer_agent.model.resources import Resource
 from kinx_loadbalancer_agent.model.state import State
@@ -43,10 +43,14 @@ MEANINGLESS = frozenset(
 
 @dataclass
 class Reading:
-    """What was read of a document: values by field and where they were, faults, warnings."""
+    """What was read of a document: values by field and where they were, faults, warnings.
+
+    beside: what it says of another resource.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     at: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -57,21 +61,6 @@ class Read:
 
     operations: tuple[Operation, ...]
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Element:
-    """Where an element of a list is, and what it means.
-
-    parent, id: as in an Upsert. prefix: where the document has it.
-    is_whole: what it does not name gets its default. carries: what it says of others is done.
-    """
-
-    prefix: str
-    parent: str = ""
-    id: str = ""
-    is_whole: bool = False
-    carries: bool = False
 
 
 class Document:
@@ -92,57 +81,31 @@ class Document:
     def create(self, body: Mapping[str, Any], parent: str = "", id: str = "") -> Read:
         """Return what a POST of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body)
-        self._accept(reading, parent)
-        return Read(self.creation(reading, parent, id), tuple(reading.warnings))
+        self._accept(reading, parent, id)
+        write = Create(self.kind.name, reading.values, parent, id, place=Place(reading.at))
+        return Read(self.operations(write, reading), tuple(reading.warnings))
 
     def merge(self, body: Mapping[str, Any], id: str, parent: str = "") -> Read:
         """Return what a PUT of *body* asks for; raises Unprocessable with every fault."""
         reading = self.read(body, partial=True)
-        operations = self.merging(reading, parent, id)
+        write = Merge(self.kind.name, id, reading.values, parent, place=Place(reading.at))
+        operations = self.operations(write, reading)
         if reading.faults:
             # The rest of the document is judged too, as far as it could be read.
-            self._refuse(reading, self.faults_of(operations))
+            raise refused(reading.faults, self.faults_of(operations))
         return Read(operations, tuple(reading.warnings))
 
     def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
         """Return the members of *body* as values of the kind's fields."""
         return self._read(self.kind.model, body, partial=partial)
 
-    def creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        """Return what a POST, read so, asks for."""
-        return (Create(self.kind.name, reading.values, parent, id, reading.at),)
+    def operations(self, write: Write, reading: Reading) -> tuple[Operation, ...]:
+        """Return *write*, what a document read so asks for, with what it asks of others."""
+        return (write,)
 
-    def merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        """Return what a PUT, read so, asks for."""
-        return (Merge(self.kind.name, id, reading.values, parent, reading.at),)
-
-    def upserting(self, reading: Reading, element: Element) -> tuple[Operation, ...]:
-        """Return what *element* of a list, read so, asks for."""
-        return (
-            Upsert(
-                self.kind.name,
-                reading.values,
-                element.parent,
-                element.id,
-                reading.at,
-                element.prefix,
-                element.is_whole,
-            ),
-        )
-
-    def _accept(self, reading: Reading, parent: str = "") -> None:
+    def _accept(self, reading: Reading, parent: str, id: str) -> None:
         if reading.faults:
-            further = [
-                *self.kind.model.faults(reading.values),
-                *self.reference_faults(reading),
-                *self._parent_faults(reading, parent),
-            ]
-            self._refuse(reading, further)
-
-    def _refuse(self, reading: Reading, further: Iterable[Fault]) -> NoReturn:
-        known = {fault.pointer for fault in reading.faults}
-        reading.faults += [fault for fault in further if fault.pointer not in known]
-        raise refusal(dict.fromkeys(reading.faults))
+            raise refused(reading.faults, self._further_faults(reading, parent))
 
     def faults_of(self, operations: tuple[Operation, ...]) -> tuple[Fault, ...]:
         """Return what there is now has against *operations*, which need not be whole."""
@@ -152,16 +115,15 @@ class Document:
             return error.faults
         return ()
 
-    def reference_faults(self, reading: Reading) -> Iterator[Fault]:
-        """Yield the members that name something that is not there now."""
+    def _further_faults(self, reading: Reading, parent: str) -> Iterator[Fault]:
+        """Yield what its fields, and what there is now, have against a POST that is faulty."""
+        yield from self.kind.model.faults(reading.values)
         yield from reference_faults(self._state(), self.kind, reading.values)
-
-    def _parent_faults(self, reading: Reading, parent: str) -> Iterator[Fault]:
         name, kind = self.kind.model.parent_field, self.kind.parent
         named = reading.values.get(name) if name else None
         if kind and named is not None:
-            state = self._state()
-            if self._kinds.find(state, kind, named) != self._kinds.find(state, kind, parent):
+            inside, there = (self._kinds.find(self._state(), kind, id) for id in (named, parent))
+            if inside != there:
                 yield Fault(f"/{name}", f"must be {parent}, as in the URL")
 
     def _read(self, model: type[Resource], body: Mapping[str, Any], *, partial: bool) -> Reading:
@@ -170,51 +132,42 @@ class Document:
         partial: a null stands for the default, and nothing is missing.
         """
         reading = Reading()
-        fields = model.model_fields.keys() - model.private
         for name, value in body.items():
-            target = name if name in fields else SYNONYMS.get(name, name)
-            if target not in fields:
-                if name not in MEANINGLESS | model.derived:
-                    self.unknown(reading, name)
-                continue
-            self._read_member(reading, model, name, target, value, partial=partial)
+            self._read_member(reading, model, name, value, partial=partial)
         if not partial:
-            reading.faults += _missing(model, reading, body)
+            reading.faults += _missing(model, reading)
         return reading
 
     def _read_member(
-        self,
-        reading: Reading,
-        model: type[Resource],
-        name: str,
-        target: str,
-        value: Any,
-        *,
-        partial: bool,
+        self, reading: Reading, model: type[Resource], name: str, value: Any, *, partial: bool
     ) -> None:
+        fields = _adapters(model)
+        target = name if name in fields else SYNONYMS.get(name, name)
+        if target not in fields:
+            if name not in MEANINGLESS | model.derived:
+                self.unknown(reading, name)
+            return
+        pointer = f"/{escaped(name)}"
         if value is not None:
             try:
-                value = _adapters(model)[target].validate_python(value)
+                value = fields[target].validate_python(value)
             except ValidationError as error:
-                if isinstance(value, Mapping) and not self._refuse_unknown:
-                    known = _without_unknown(value, error)
-                    if len(known) < len(value):
-                        unknown = sorted(value.keys() - known.keys())
-                        reading.warnings += [_ignored(f"{name}.{inner}") for inner in unknown]
-                        self._read_member(reading, model, name, target, known, partial=partial)
-                        return
-                pointer = f"/{escaped(name)}"
-                reading.faults += [fault.within(pointer) for fault in validation_faults(error)]
+                unknown = set() if self._refuse_unknown else _unknown(error)
+                if unknown:
+                    reading.warnings += [_ignored(f"{name}.{inner}") for inner in sorted(unknown)]
+                    _, known = parted(value, unknown)
+                    self._read_member(reading, model, name, known, partial=partial)
+                else:
+                    reading.faults += [fault.within(pointer) for fault in validation_faults(error)]
                 return
         elif not partial:
             if model.model_fields[target].is_required() and target != model.parent_field:
-                reading.faults.append(Fault(f"/{name}", "must not be null"))
+                reading.faults.append(Fault(pointer, "must not be null"))
             return
         if target in reading.values and reading.values[target] != value:
-            detail = f"{name} and its synonym differ"
-            reading.faults.append(Fault(f"/{name}", detail))
+            reading.faults.append(Fault(pointer, f"{name} and its synonym differ"))
         reading.values[target] = value
-        reading.at[target] = f"/{escaped(name)}"
+        reading.at[target] = pointer
 
     def unknown(self, reading: Reading, name: str) -> None:
         """Add that nobody knows the member *name*: a fault, or a warning."""
@@ -224,28 +177,44 @@ class Document:
             reading.warnings.append(_ignored(name))
 
 
+def refused(faults: Iterable[Fault], further: Iterable[Fault]) -> Refusal:
+    """Return *faults* as one refusal, with those *further* ones that are about other members."""
+    known = {fault.pointer for fault in faults}
+    others = (fault for fault in further if fault.pointer not in known)
+    return refusal(dict.fromkeys([*faults, *others]))
+
+
+def parted(
+    body: Mapping[str, Any], names: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the members of *body* that *names* has, and the others."""
+    found = {name: body[name] for name in body if name in names}
+    return found, {name: body[name] for name in body if name not in names}
+
+
 def _ignored(name: str) -> str:
     return f"{name} is not a member of this document; ignored"
 
 
-def _without_unknown(value: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
-    unknown = {found["loc"][0] for found in error.errors() if found["type"] == "extra_forbidden"}
-    return {name: value[name] for name in value if name not in unknown}
+def _unknown(error: ValidationError) -> set[str]:
+    found = error.errors(include_url=False, include_input=False)
+    return {str(one["loc"][0]) for one in found if one["type"] == "extra_forbidden"}
 
 
-def _missing(model: type[Resource], reading: Reading, body: Mapping[str, Any]) -> Iterator[Fault]:
-    found_faulty = {fault.pointer.split("/")[1] for fault in reading.faults}
-    named = {SYNONYMS.get(name, name) for name in found_faulty} | found_faulty
+def _missing(model: type[Resource], reading: Reading) -> Iterator[Fault]:
+    faulty = {fault.pointer.split("/")[1] for fault in reading.faults}
+    said = reading.values.keys() | faulty | {SYNONYMS.get(name, name) for name in faulty}
     for name, declared in model.model_fields.items():
-        derived = name in model.private or name in (model.parent_field,)
-        if declared.is_required() and not derived and name not in reading.values.keys() | named:
+        if declared.is_required() and name not in said | model.private | {model.parent_field}:
             yield Fault(f"/{name}", "is required")
 
 
 @cache
 def _adapters(model: type[Resource]) -> Mapping[str, TypeAdapter[Any]]:
+    """Return what validates each field that callers may say."""
     found = {}
-    for name, declared in model.model_fields.items():
+    for name in model.model_fields.keys() - model.private:
+        declared = model.model_fields[name]
         annotation: Any = declared.annotation
         for constraint in declared.metadata:
             annotation = Annotated[annotation, constraint]

@@ -1,11 +1,11 @@
 """A member: LBaaS repeats in it its pool's persistence and monitor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kinx_loadbalancer_agent.api.documents.document import Document, Element, Reading
+from kinx_loadbalancer_agent.api.documents.document import Document, Reading, parted
 from kinx_loadbalancer_agent.errors import Fault
-from kinx_loadbalancer_agent.model.intents import Carry, Operation
+from kinx_loadbalancer_agent.model.intents import Carry, Operation, Place, Write
 from kinx_loadbalancer_agent.model.resources import HealthMonitor
 
 NOTHING: tuple[Any, ...] = (None, "", {})
@@ -15,9 +15,8 @@ class MemberDocument(Document):
     """``type`` and ``cookie_name`` speak of the pool, ``healthmonitor`` of its monitor."""
 
     def read(self, body: Mapping[str, Any], *, partial: bool = False) -> Reading:
-        carried = self.kind.model.carried
-        said = {name: body[name] for name in body if name in carried and body[name] not in NOTHING}
-        own = {name: value for name, value in body.items() if name not in carried}
+        carried, own = parted(body, self.kind.model.carried)
+        said = {name: value for name, value in carried.items() if value not in NOTHING}
         monitor = said.pop("healthmonitor", None)
         reading = super().read(own | said, partial=partial)
         if isinstance(monitor, Mapping):
@@ -33,28 +32,16 @@ class MemberDocument(Document):
             reading.faults.append(Fault("/healthmonitor", "must be an object"))
         return reading
 
-    def creation(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        return super().creation(reading, parent, id) + _carried(reading)
-
-    def merging(self, reading: Reading, parent: str, id: str) -> tuple[Operation, ...]:
-        return super().merging(reading, parent, id) + _carried(reading)
-
-    def upserting(self, reading: Reading, element: Element) -> tuple[Operation, ...]:
-        upserting = super().upserting(reading, element)
-        return upserting + _carried(reading, element.prefix) if element.carries else upserting
+    def operations(self, write: Write, reading: Reading) -> tuple[Operation, ...]:
+        return (write, *_carried(reading.values, write.place.prefix))
 
 
-def _carried(reading: Reading, prefix: str = "") -> tuple[Operation, ...]:
-    """Return what the member says of its pool, as operations on it."""
-    operations: list[Operation] = []
-    values = reading.values
-    said = values.keys() & {"type", "cookie_name"}
-    persistence: dict[str, Any] = {name: values[name] for name in said}
+def _carried(values: Mapping[str, Any], prefix: str) -> Iterator[Operation]:
+    """Yield what the member says of its pool, and of the pool's monitor."""
+    persistence = {name: values[name] for name in ("type", "cookie_name") if name in values}
     if persistence:
-        wanted = {"session_persistence": persistence}
-        operations.append(Carry(persistence, "pools", wanted, ("/session_persistence", ""), prefix))
-    if values.get("healthmonitor"):
-        monitor = values["healthmonitor"]
-        carried = {"healthmonitor": monitor}
-        operations.append(Carry(carried, "healthmonitors", monitor, ("", "/healthmonitor"), prefix))
-    return tuple(operations)
+        place = Place({"session_persistence": ""}, prefix)
+        yield Carry("pools", {"session_persistence": persistence}, persistence, place=place)
+    if monitor := values.get("healthmonitor"):
+        place = Place(prefix=f"{prefix}/healthmonitor")
+        yield Carry("healthmonitors", monitor, {"healthmonitor": monitor}, place=place)

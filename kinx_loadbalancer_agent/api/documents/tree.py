@@ -7,10 +7,10 @@ defaults. A list is the whole list: what it does not have goes.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from kinx_loadbalancer_agent.api.documents.document import Document, Element, Read, Reading
-from kinx_loadbalancer_agent.errors import Fault, Malformed, refusal
+from kinx_loadbalancer_agent.api.documents.document import Document, Read, Reading, parted, refused
+from kinx_loadbalancer_agent.errors import Fault, Malformed
 from kinx_loadbalancer_agent.model.export import top
-from kinx_loadbalancer_agent.model.intents import Operation, Retain
+from kinx_loadbalancer_agent.model.intents import Carry, Merge, Operation, Place, Retain, Upsert
 from kinx_loadbalancer_agent.model.kinds import Kind, Kinds
 
 
@@ -41,10 +41,8 @@ class Gathering:
     def done(self) -> Read:
         """Return all that was read; raises Unprocessable with every fault."""
         if self.faults:
-            known = {fault.pointer for fault in self.faults}
-            further = self._any.faults_of(tuple(self.operations)) if self.operations else ()
-            self.faults += [fault for fault in further if fault.pointer not in known]
-            raise refusal(dict.fromkeys(self.faults))
+            operations = tuple(self.operations)
+            raise refused(self.faults, self._any.faults_of(operations) if operations else ())
         return Read(tuple(self.operations), tuple(self.warnings))
 
     def expect(self, body: Mapping[str, Any], known: Collection[str]) -> None:
@@ -103,8 +101,7 @@ class Gathering:
             self.faults.append(Fault(prefix, "must be an object"))
             return None
         children = self._kinds.owned_by(kind)
-        inside = {child.nested_as for child in children}
-        own = {name: value for name, value in body.items() if name not in inside}
+        _, own = parted(body, [child.nested_as for child in children])
         document = self._documents[kind.name]
         reading = document.read(own, partial=True)
         if having is not None and reading.values.get(having[0]) is None:
@@ -116,10 +113,11 @@ class Gathering:
             reading.faults.append(Fault(f"/{kind.model.id_field}", "is required"))
         self.faults += [fault.within(prefix) for fault in reading.faults]
         self.warnings += reading.warnings
-        element = Element(prefix, parent, id, self._is_whole, self._carries)
-        place = len(self.operations)
-        own_operation, *others = document.upserting(reading, element)
-        self.operations.append(own_operation)
+        place = Place(reading.at, prefix)
+        write = Upsert(kind.name, reading.values, parent, id, self._is_whole, place=place)
+        _, *others = document.operations(write, reading)
+        before = len(self.operations)
+        self.operations.append(write)
         for child in children:
             if child.nested_as in body or self._is_whole:
                 value, at = body.get(child.nested_as), f"{prefix}/{child.nested_as}"
@@ -127,9 +125,9 @@ class Gathering:
                     self.single(child, value, at, identity or kind.name)
                 else:
                     self.elements(child, value, at, parent=identity or kind.name)
-        self.operations += others
+        self.operations += [one for one in others if self._carries or not isinstance(one, Carry)]
         if identity is None:  # judged as far as it could be read
-            del self.operations[place:]
+            del self.operations[before:]
         return identity
 
     def subject(self, kind: Kind, id: str, body: Mapping[str, Any]) -> None:
@@ -138,7 +136,8 @@ class Gathering:
         reading = document.read(body, partial=True)
         self.faults += reading.faults
         self.warnings += reading.warnings
-        self.operations += document.merging(reading, "", id)
+        write = Merge(kind.name, id, reading.values, place=Place(reading.at))
+        self.operations += document.operations(write, reading)
 
 
 def collection(gathering: Gathering, kind: Kind, body: Any, parent: str) -> Read:
@@ -156,7 +155,7 @@ def collection(gathering: Gathering, kind: Kind, body: Any, parent: str) -> Read
 def tree(gathering: Gathering, kinds: Kinds, kind: Kind, id: str, body: Mapping[str, Any]) -> Read:
     """Return what a PUT of the tree of the resource *id* asks for."""
     held = {row.name: (row, field) for row, field in kinds.held_by(kind)}
-    own = {name: value for name, value in body.items() if name not in held}
+    _, own = parted(body, held)
     gathering.subject(kind, id, own)
     for name, (row, field) in held.items():
         if name in body:
