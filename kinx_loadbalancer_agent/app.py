@@ -19,7 +19,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import ThreadWorker
 
-from kinx_loadbalancer_agent import __version__
+from kinx_loadbalancer_agent import __version__, logs
 from kinx_loadbalancer_agent.api import (
     auth,
     health,
@@ -79,7 +79,7 @@ def build_engine(
     return Engine(
         kinds=kinds,
         proxy=proxy,
-        services=(vips, speaker, Schedule(settings.schedule)),
+        services=(vips, speaker, Schedule(settings.schedule, settings.agent.reported)),
         network=vips,
         store=settings.agent.store,
         lock=Lock(settings.agent.engine_lock),
@@ -188,14 +188,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         status = next((code for kind, code in UNREADABLE if isinstance(exc, kind)), 500)
-        detail = str(exc) if status < 500 else problems.OUR_BUG
+        why = str(exc)
+        if isinstance(exc, http_errors.ParseException):
+            why = why.partition(": ")[0]  # there it quotes what was sent: maybe a credential
+        detail = why if status < 500 else problems.OUR_BUG
         id = uuid.uuid4().hex
         body = problems.text(problems.document(status, detail, id)).encode()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
             f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        log.warning("request unreadable", status=status, error=str(exc), request_id=id)
+        log.warning("request unreadable", status=status, error=why, request_id=id)
         with contextlib.suppress(OSError):
             client.settimeout(1.0)
             client.sendall(head.encode() + body)
@@ -241,8 +244,9 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        self._engine = build_engine(self._settings, own_haproxy=self._own_haproxy)
-        return build_app(self._settings, self._engine)
+        self._engine = engine = build_engine(self._settings, own_haproxy=self._own_haproxy)
+        logs.configure(self._settings.agent.log, lambda: engine.generation)
+        return build_app(self._settings, engine)
 
     def retire(self) -> None:
         """Answer what waits, take nothing more, give the state back."""

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from kinx_loadbalancer_agent import __version__, app, errors, install, logs, settings
+from kinx_loadbalancer_agent import __version__, app, errors, install, settings
 from kinx_loadbalancer_agent import status as terminal
 from kinx_loadbalancer_agent.api import auth
 from kinx_loadbalancer_agent.engine import store
@@ -56,7 +56,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             for fault in error.faults:
                 click.echo(f"cannot use the settings: {fault}", err=True)
             sys.exit(MISUSED)
-        except (errors.StateNewer, errors.StateError) as error:
+        except errors.StateError as error:
             _stop(MISUSED, str(error))
         except errors.AgentError as error:
             _stop(REFUSED, str(error))
@@ -81,7 +81,6 @@ def serve(where: Where, listen: str | None, own_haproxy: bool) -> None:
     found = where.load(listen=listen)
     app.check_tls(found.agent)
     files.make_directory(found.agent.log.parent, 0o755)
-    logs.configure(found.agent.log)
     lock = files.Lock(found.agent.serve_lock)
     lock.take_or_fail(SystemClock())
     files.protect(found.agent.state_directory, 0o700)
@@ -193,9 +192,7 @@ def plan(where: Where) -> None:
 def render(where: Where) -> None:
     """Write the stored state into conf.d, for HAProxy's next start."""
     found = where.load()
-    lock = files.Lock(found.agent.serve_lock)
-    if not lock.take():
-        _stop(REFUSED, "cannot render: a serving agent holds the state")
+    _alone(found, "render")
     proxy, target = _stored(found)
     proxy.prepare(target)
 
@@ -205,9 +202,7 @@ def render(where: Where) -> None:
 def stop_haproxy(where: Where) -> None:
     """End the HAProxy of these settings; refused while an agent would start it again."""
     found = where.load()
-    lock = files.Lock(found.agent.serve_lock)
-    if not lock.take():
-        _stop(REFUSED, "cannot stop haproxy: a serving agent holds the state")
+    _alone(found, "stop haproxy")
     pid = _proxy(found).master_pid(_deadline())
     if pid is not None:
         process.end(pid, PATIENCE_SECONDS)
@@ -284,6 +279,12 @@ def _new_credential(path: Path, name: str, role: str) -> str | None:
     _keep(path, (*known, credential))
     lock.release()
     return secret
+
+
+def _alone(found: settings.Settings, purpose: str) -> None:
+    """Keep agents from serving until this process ends, for that *purpose*."""
+    if not files.Lock(found.agent.serve_lock).take():
+        _stop(REFUSED, f"cannot {purpose}: a serving agent holds the state")
 
 
 def _proxy(found: settings.Settings) -> Haproxy:

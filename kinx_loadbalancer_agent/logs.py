@@ -6,7 +6,7 @@ each line, so that whoever rotates it has nobody to tell.
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,19 @@ class Kept:
         return event
 
 
-def configure(path: Path | None = None) -> None:
-    """Make every event one line, and keep it in the file *path*, too."""
+def configure(path: Path | None = None, generation: Callable[[], int] | None = None) -> None:
+    """Make every event one line, and keep it in the file *path*, too.
+
+    generation: of the newest change kept, for each event that names no other.
+    """
+
+    def numbered(logger: Any, method: str, event: Event) -> Event:
+        return {"generation": generation(), **event} if generation else event
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            numbered,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

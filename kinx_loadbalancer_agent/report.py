@@ -4,12 +4,12 @@ A report is sent whoever is dead here; what nobody can tell is null. This module
 what it reports on.
 """
 
-import csv
 import io
 import json
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,10 +45,15 @@ def main(where: cli.Where) -> None:
     done: Future[None] = Future()
     # Neither the search for a name nor a hung disk can be interrupted, only left behind.
     threading.Thread(target=_run, args=(settings, done), daemon=True).start()
+    why = ""
     try:
         done.result(GIVE_UP_SECONDS)
     except (errors.AgentError, OSError) as error:
-        _complain(settings.schedule.log, str(error) or f"not done within {GIVE_UP_SECONDS} s")
+        why = str(error) or f"not done within {GIVE_UP_SECONDS} s"
+        _complain(settings.schedule.log, why)
+    with suppress(OSError):  # a disk that is full; the agent says so
+        files.write(settings.agent.reported, why.encode(), mode=0o600)
+    if why:
         sys.exit(cli.REFUSED)
 
 
@@ -146,8 +151,8 @@ def _told_by_haproxy(settings: HaproxySettings, limit: Deadline) -> dict[str, An
     info, silence = _ask(settings.agent_socket, "show info", limit)
     shown = dict(line.split(": ", 1) for line in info.splitlines() if ": " in line)
     frontends = "" if silence else _ask(settings.agent_socket, "show stat -1 1 -1", limit)[0]
-    rows = csv.DictReader(frontends.removeprefix("# ").splitlines())
-    request_rate = sum(_number(row.get("req_rate")) or 0 for row in rows)
+    rates = facts.columns(frontends, "req_rate")
+    request_rate = sum(_number(rate) or 0 for _, _, rate in rates)
     processes = facts.master(_ask(settings.master_socket, "show proc", limit)[0])
     return {
         "version": shown.get("Version"),

@@ -124,6 +124,11 @@ class AgentSettings(_Section):
         """Held by the serving agent for its life."""
         return self.state_directory / "serve.lock"
 
+    @property
+    def reported(self) -> Path:
+        """What became of the last report of ``check_vlb``."""
+        return self.state_directory / "reported"
+
 
 class HaproxySettings(_Section):
     """HAProxy and its files."""

@@ -92,10 +92,7 @@ class Engine:
         self.observed_generation = 0
         self.left_out: frozenset[Ref] = frozenset()
         self._failures = 0
-        self._not_before = 0.0
-        self._next_look = 0.0
-        self._next_scan = 0.0
-        self._next_count = 0.0
+        self._not_before = self._next_look = self._next_scan = self._next_count = 0.0
         self.conditions = Conditions(clock)
         self.drift = Drift(self.conditions, clock)
         self.hold = Hold(store.with_name("hold.json"), self.conditions, clock)
@@ -126,6 +123,7 @@ class Engine:
         time, StateFull when the disk is.
         """
         self.hold.refuse()
+        outcomes.need_space(self._path.parent)
         limit = Deadline.after(self._clock, TAKE_UP_SECONDS + BATCH_SECONDS)
         answer = self._await(Ticket(intent, self._clock.monotonic()))
         assert isinstance(answer, Answer)
@@ -167,11 +165,10 @@ class Engine:
         kinds = {folded.subject.kind, *(change.ref.kind for change in folded.changes)}
         if folded.subject == WHOLE:
             kinds |= {kind.name for kind in self._kinds}
-        is_live = answer.applied.is_live
-        because = self.pending(kinds, answer.change, seconds, is_live=is_live)
+        because = self.pending(kinds, answer.change, seconds, is_live=answer.applied.is_live)
         if not because:
             return answer
-        if not is_live:
+        if not answer.applied.is_live:
             because = f"{answer.applied.because}; {because}"
         return replace(answer, applied=replace(answer.applied, because=because, is_live=False))
 
@@ -295,9 +292,12 @@ class Engine:
         Says whether the proxy was reloaded. Every ticket has its answer afterwards.
         """
         ids = ",".join(ticket.intent.request_id for ticket in tickets)
+        with structlog.contextvars.bound_contextvars(**({"request_id": ids} if ids else {})):
+            return self._tried(tickets)
+
+    def _tried(self, tickets: Sequence[Ticket]) -> bool:
         try:
-            with structlog.contextvars.bound_contextvars(**({"request_id": ids} if ids else {})):
-                return self._carry_out(tickets)
+            return self._carry_out(tickets)
         except ApplyError as error:
             self._say(tickets, Unavailable(f"{error}; nothing was kept"))
             self._failed(error, is_look=not tickets)

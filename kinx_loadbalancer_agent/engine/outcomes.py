@@ -5,10 +5,12 @@ from pathlib import Path
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions
 from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Target
+from kinx_loadbalancer_agent.errors import StateFull
 from kinx_loadbalancer_agent.model.resources import Ref
 from kinx_loadbalancer_agent.system import files
 
 MIN_FREE_BYTES = 4 * 2**20
+NEEDED_BYTES = 2**20  # what was made live and cannot be stored has to be put back
 SPACE = "SpaceLeft"
 HEALTHY, RUNNING, BOUND, APPLIED = "WorkerHealthy", "HaproxyRunning", "ListenersBound", "Applied"
 
@@ -49,6 +51,12 @@ def space(conditions: Conditions, directory: Path) -> None:
         conditions.set(SPACE, "False", "DiskFull", advice, "error")
     else:
         conditions.set(SPACE, "True", "Free", words)
+
+
+def need_space(directory: Path) -> None:
+    """Raise StateFull where *directory* has less space than it takes to go back."""
+    if files.free_bytes(directory) < NEEDED_BYTES:
+        raise StateFull(f"no space is left for {directory}: free some; nothing was kept")
 
 
 def _running(conditions: Conditions, pid: int | None, why_not: str) -> None:

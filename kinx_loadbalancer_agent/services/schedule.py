@@ -8,6 +8,7 @@ This module must never run anything.
 import os
 import re
 import stat
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from kinx_loadbalancer_agent.engine.ports import Claim, Service
@@ -18,6 +19,7 @@ from kinx_loadbalancer_agent.settings import ScheduleSettings
 from kinx_loadbalancer_agent.system import files
 from kinx_loadbalancer_agent.system.clock import Deadline
 
+REPORTED = "Reported"
 MODE = 0o600  # Debian's cron takes no crontab of another mode, or of another owner
 FIELD = rb"[0-9A-Za-z*/,-]+"
 LINE = re.compile(rb"[ \t]*(?:@[a-z]+|(?:%s[ \t]+){4}%s)[ \t]+(?P<command>.*?)\s*" % (FIELD, FIELD))
@@ -33,15 +35,19 @@ class Found(NamedTuple):
 
 
 class Schedule(Service):
-    """The crontab of one node (Service of engine.ports)."""
+    """The crontab of one node (Service of engine.ports).
+
+    outcome: where ``check_vlb`` leaves why its last report was not taken, '' if it was.
+    """
 
     name = "schedule"
     condition = "Scheduled"
     kinds = awaited = frozenset({"crontab"})
 
-    def __init__(self, settings: ScheduleSettings) -> None:
+    def __init__(self, settings: ScheduleSettings, outcome: Path | None = None) -> None:
         self._path = settings.crontab
         self._command = settings.command
+        self._outcome = outcome
 
     def render(self, state: State) -> bytes:
         wanted = cast(Crontab | None, state.get(Ref("crontab", "", "crontab")))
@@ -75,8 +81,25 @@ class Schedule(Service):
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         if not self.render(state):
-            return (Claim(self.condition, "True", "NotAsked", "no report is asked for"),)
-        return (Claim(self.condition, "True", "Scheduled", f"{self._path} has the line"),)
+            words = "no report is asked for"
+            return (
+                Claim(self.condition, "True", "NotAsked", words),
+                Claim(REPORTED, "True", "NotAsked", words),
+            )
+        line = Claim(self.condition, "True", "Scheduled", f"{self._path} has the line")
+        return (line, self._reported())
+
+    def _reported(self) -> Claim:
+        try:
+            why = self._outcome.read_text() if self._outcome else None
+        except OSError:
+            why = None
+        if why is None:
+            return Claim(REPORTED, "Unknown", "NotYet", "no report was sent yet: cron sends it")
+        if why:
+            words = f"the last report was not taken: {why}; see agent_addr in /api/crontab"
+            return Claim(REPORTED, "False", "NotTaken", words, "warning")
+        return Claim(REPORTED, "True", "Taken", "the last report was taken")
 
     def _spliced(self, wanted: bytes, present: bytes) -> bytes:
         """Return *present* with *wanted* as our only line, where it is or else at the end."""

@@ -283,6 +283,8 @@ def test_the_line_of_the_crontab_reports_the_node_with_the_members_of_the_contra
 
 
 def test_the_report_says_of_the_agent_what_its_api_says(node: Machine) -> None:
+    report_of(node)  # which the API tells of, too
+    wait_until(lambda: node.condition("Reported")["status"] == "True")
     wait_until(lambda: node.condition("Drift"))
     told = report_of(node)
 
@@ -493,6 +495,24 @@ def test_a_collector_that_is_down_costs_one_line_and_nothing_is_queued(node: Mac
     assert "Connection refused" in line
     assert stat.S_IMODE(log_of(node).stat().st_mode) == 0o640
     assert (again.status, again.logged, len(collector.reports)) == (0, [], 1)
+
+
+def test_the_status_names_a_collector_that_is_down_until_it_takes_a_report(node: Machine) -> None:
+    def is_reported(status: str) -> dict[str, Any] | None:
+        told = node.condition("Reported")
+        return told if told["status"] == status else None
+
+    port = free_port()
+    point(node, port)
+    run(node)
+    down = wait_until(lambda: is_reported("False"), 5)
+    report_of(node)
+    taken = wait_until(lambda: is_reported("True"), 5)
+
+    assert down["severity"] == "warning"
+    assert f"127.0.0.1:{port}/" in down["message"]
+    assert "Connection refused" in down["message"]
+    assert taken["severity"] == "info"
 
 
 def test_a_search_for_the_collectors_name_that_hangs_ends_in_time(

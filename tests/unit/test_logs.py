@@ -12,7 +12,7 @@ from kinx_loadbalancer_agent import logs
 
 @pytest.fixture
 def log(tmp_path: Path) -> Any:
-    logs.configure(tmp_path / "agent.log")
+    logs.configure(tmp_path / "agent.log", lambda: 7)
     yield structlog.get_logger()
     structlog.reset_defaults()
 
@@ -23,14 +23,21 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_an_event_is_a_line_of_json_with_its_fields(log: Any, tmp_path: Path) -> None:
     with structlog.contextvars.bound_contextvars(request_id="r1"):
-        log.info("change kept", generation=7, subject="pool a\nb")
+        log.info("change kept", generation=6, subject="pool a\nb")
 
     (event,) = lines(tmp_path / "agent.log")
     assert event.pop("timestamp").endswith("Z")
     assert event == {
-        **{"event": "change kept", "level": "info", "generation": 7},
+        **{"event": "change kept", "level": "info", "generation": 6},
         **{"subject": "pool a\nb", "request_id": "r1"},
     }
+
+
+def test_an_event_that_names_no_generation_has_the_newest(log: Any, tmp_path: Path) -> None:
+    log.info("service changed")
+
+    (event,) = lines(tmp_path / "agent.log")
+    assert event["generation"] == 7
 
 
 def test_a_file_that_was_rotated_is_begun_anew(log: Any, tmp_path: Path) -> None:
