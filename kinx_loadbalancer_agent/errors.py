@@ -28,9 +28,11 @@ AgentError
 This module must never import another of ours.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+MAX_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,13 @@ def refusal(faults: Iterable[Fault]) -> Refusal:
     if all(fault.is_conflict for fault in found):
         return Conflict(detail, found)
     return Unprocessable(detail, found)
+
+
+def listed(words: Sequence[str], between: str = ", ") -> str:
+    """Return *words* as one line: the first few of them, and how many more there are."""
+    more = len(words) - MAX_NAMED
+    named = between.join(words[:MAX_NAMED])
+    return f"{named} and {more} more" if more > 0 else named
 
 
 class ApplyError(AgentError):

@@ -5,7 +5,6 @@ tried again with growing waits. This module must never know what the service is.
 """
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -13,14 +12,13 @@ import structlog
 from kinx_loadbalancer_agent.engine.conditions import Conditions, Drift
 from kinx_loadbalancer_agent.engine.hold import Hold
 from kinx_loadbalancer_agent.engine.ports import Claim, Service
-from kinx_loadbalancer_agent.errors import ApplyError, Held, NotProven
+from kinx_loadbalancer_agent.errors import ApplyError, Held, NotProven, listed
 from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system.clock import Clock, Deadline
 
 log = structlog.get_logger()
 
 SHORTEST_WAIT_SECONDS = 2.0
-SHOWN = 5  # steps in one message
 TURN_SECONDS = 10.0
 MAX_BACK_OFF_SECONDS = 4.0  # what others break is put right within 10 s of its cause being gone
 
@@ -153,28 +151,21 @@ class Keeper:
             self._kept = wanted
             self._drift.ended(self.service.name)
             return
+        name, words = self.service.name, listed(steps, "; ")
         if self._hold.is_on and self._kept in (None, wanted) and not is_ours:
-            self._drift.found(
-                self.service.name, f"changed by others: {_listed(steps)}", is_left=True
-            )
+            self._drift.found(name, f"changed by others: {words}", is_left=True)
             raise Held(self._hold.words())
         if self._kept == wanted and not is_ours:  # it was so before
-            what = f"changed by others, to undo: {_listed(steps)}"
-            self._drift.found(self.service.name, what)
+            self._drift.found(name, f"changed by others, to undo: {words}")
         self._kept = None
         self.service.apply(state, seen, deadline)
         left = self.service.plan(state, self.service.observe(deadline))
         if left:
-            raise NotProven(f"still to do: {_listed(left)}")
+            raise NotProven(f"still to do: {listed(left, '; ')}")
         self._kept = wanted
-        log.info("service changed", service=self.service.name, steps=_listed(steps))
+        log.info("service changed", service=name, steps=words)
 
     def _failed(self, message: str, reason: str) -> tuple[Claim, ...]:
         self.failed_turns += 1
         log.warning("cannot keep service, will retry", service=self.service.name, error=message)
         return (Claim(self.service.condition, "False", reason, message, "error"),)
-
-
-def _listed(steps: Sequence[str]) -> str:
-    more = [f"and {len(steps) - SHOWN} more"] if len(steps) > SHOWN else []
-    return "; ".join([*steps[:SHOWN], *more])

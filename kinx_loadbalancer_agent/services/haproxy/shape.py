@@ -13,10 +13,10 @@ from itertools import compress
 from operator import is_not
 
 from kinx_loadbalancer_agent.engine.ports import Part
+from kinx_loadbalancer_agent.errors import listed
 from kinx_loadbalancer_agent.model.rules import endpoint
 
 GLOBAL = "00-global.cfg"
-MAX_NAMED = 4
 LIVE_LINES = re.compile(rb"^    (?:server|maxconn) .*\n", re.MULTILINE)
 NOWHERE = "- 0"  # as HAProxy shows that a server is checked where it serves
 
@@ -253,10 +253,7 @@ def drift(wanted: Mapping[str, bytes], present: Mapping[str, bytes]) -> str:
 
 def summary(words: Iterable[str]) -> str:
     """Return *words* as one line, the first few of them by name."""
-    found = sorted(words)
-    more = len(found) - MAX_NAMED
-    named = ", ".join(found[:MAX_NAMED])
-    return f"{named} and {more} more" if more > 0 else named
+    return listed(sorted(words))
 
 
 def _difference(

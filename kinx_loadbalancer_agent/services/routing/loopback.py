@@ -9,13 +9,12 @@ import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from kinx_loadbalancer_agent.errors import NotProven
+from kinx_loadbalancer_agent.errors import NotProven, listed
 from kinx_loadbalancer_agent.system import files, process, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline
 
 OURS = re.compile(r"^addr del (\S+)/(?:32|128) dev lo$", re.MULTILINE)
 MODE = 0o640
-MAX_NAMED = 4
 
 
 class Loopback:
@@ -40,8 +39,8 @@ class Loopback:
             self._keep(self.ours() | set(addresses))
             said = self._batch((_addition(address) for address in addresses), deadline)
         if left := sockets.not_local(addresses):
-            named = ", ".join(left[:MAX_NAMED]) + (" and others" if len(left) > MAX_NAMED else "")
-            raise NotProven(f"cannot assign {named}: {said or 'the kernel does not have it'}")
+            why = said or "the kernel does not have it"
+            raise NotProven(f"cannot assign {listed(left)}: {why}")
 
     def release(self, addresses: Collection[str], deadline: Deadline) -> None:
         """Take those of *addresses* away that are ours."""

@@ -20,6 +20,7 @@ from kinx_loadbalancer_agent.errors import (
     NotProven,
     ProgramMissing,
     Unreachable,
+    listed,
 )
 from kinx_loadbalancer_agent.model.resources import Quagga, Resource, Vip, vip_addresses
 from kinx_loadbalancer_agent.model.state import State
@@ -44,7 +45,6 @@ SETTLE_SECONDS = 0.5
 WITHDRAW_SECONDS = 0.5
 SOON_SECONDS, LOOK_SECONDS, LONG_SECONDS = 0.5, 3.0, 30.0
 LEFT_SECONDS = 0.2  # what the routers took to turn away (measured: 141 ms)
-SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class Routing(Service):
             with suppress(Unreachable, ProgramMissing):
                 self._vtysh.load("bgpd", lines, deadline)
             self._owed -= gone
-        log.info("withdrawn", count=len(gone), some=sorted(gone)[:SHOWN])
+        log.info("withdrawn", prefixes=listed(sorted(gone)))
         return True
 
     def leave(
@@ -394,10 +394,9 @@ class Routing(Service):
         return Claim("Drained", "True", "Asked", words, "warning")
 
     def _vip_claims(self, silent: list[dict[str, Any]]) -> Iterator[Claim]:
-        words = "; ".join(f"{one['address']}: {one['reason']}" for one in silent[:SHOWN])
-        more = f"; and {len(silent) - SHOWN} more" if len(silent) > SHOWN else ""
         if silent:
-            yield Claim("VipsAnnounced", "False", "NotAnnounced", words + more, "warning")
+            words = listed([f"{one['address']}: {one['reason']}" for one in silent], "; ")
+            yield Claim("VipsAnnounced", "False", "NotAnnounced", words, "warning")
         else:
             yield Claim("VipsAnnounced", "True", "Announced", "every VIP is announced")
 
