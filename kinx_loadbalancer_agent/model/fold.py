@@ -139,7 +139,7 @@ class _Fold:
 
     def _create(self, kind: Kind, operation: Create) -> None:
         values = self._identified(kind, operation)
-        existing = self._consider(kind.model.identity(values))
+        existing = self._consider(kind.ref(values))
         if existing is not None and not existing.gives_way:
             self._repeat(existing, values)
             return
@@ -167,7 +167,7 @@ class _Fold:
 
     def _upsert(self, kind: Kind, operation: Upsert) -> None:
         values = self._identified(kind, operation)
-        ref = kind.model.identity(values)
+        ref = kind.ref(values)
         existing = self._consider(ref)
         said = kind.fixed if operation.is_whole else frozenset()
         if existing and any(values.get(name) != getattr(existing, name) for name in said):
@@ -321,7 +321,7 @@ class _Fold:
             resource = kind.model.model_validate(dict(values))
         except ValidationError as error:
             self._faults += validation_faults(error)
-            self._faulty.add(kind.model.identity(values))
+            self._faulty.add(kind.ref(values))
             return
         self._faults += resource.faults(dict(resource))
         self._warnings += resource.warnings()

@@ -81,6 +81,12 @@ class Kind:
         """True when there is one resource of it at most, on the one URL."""
         return not self.model.id_field
 
+    def ref(self, values: Values) -> Ref:
+        """Return the identity that *values* say; raises KeyError where they say none."""
+        parent = values[self.model.parent_field] if self.model.parent_field else ""
+        id = values[self.model.id_field] if self.model.id_field else self.name
+        return Ref(self.name, parent, id)
+
     @cached_property
     def fixed(self) -> frozenset[str]:
         """The fields that a PUT may repeat and not change; a null one may be set once."""

@@ -82,14 +82,9 @@ class Resource(Value):
     @property
     def ref(self) -> Ref:
         """The identity of this resource."""
-        return self.identity(self.__dict__)
-
-    @classmethod
-    def identity(cls, values: Mapping[str, Any]) -> Ref:
-        """Return the identity that *values* say; raises KeyError where they say none."""
-        parent = values[cls.parent_field] if cls.parent_field else ""
-        id = values[cls.id_field] if cls.id_field else cls.kind
-        return Ref(cls.kind, parent, id)
+        parent = getattr(self, self.parent_field) if self.parent_field else ""
+        id = getattr(self, self.id_field) if self.id_field else self.kind
+        return Ref(self.kind, parent, id)
 
     def published(self, state: "State") -> dict[str, Any]:
         """Return the members that callers see, what is derived from *state* included."""
