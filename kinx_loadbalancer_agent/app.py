@@ -31,6 +31,7 @@ from kinx_loadbalancer_agent.api import (
     status,
 )
 from kinx_loadbalancer_agent.engine.engine import Engine
+from kinx_loadbalancer_agent.engine.reports import Ended
 from kinx_loadbalancer_agent.errors import SettingsError
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
@@ -56,6 +57,7 @@ UNREADABLE = (
 THREADS = 64
 GRACEFUL_SECONDS = 20
 READ_SECONDS = 5.0
+TLS_SECONDS = 2.0
 
 
 def build_engine(
@@ -156,6 +158,27 @@ def check_tls(settings: AgentSettings) -> None:
             raise SettingsError([f"[agent] certificate: cannot use {files}: {error}"]) from error
 
 
+def tell_of_tls(settings: AgentSettings, engine: Engine, clock: Clock) -> None:
+    """Have *engine* state with its looks whether new connections get TLS."""
+    looked_at = 0.0
+
+    def look(ended: Ended) -> None:
+        nonlocal looked_at
+        if clock.monotonic() - looked_at < TLS_SECONDS:
+            return
+        looked_at, name = clock.monotonic(), "CertificateUsable"
+        try:
+            check_tls(settings)
+        except SettingsError as error:
+            words = f"{error}; callers get no TLS until the files fit, without a restart"
+            engine.conditions.set(name, "False", "Unusable", words, "error")
+        else:
+            engine.conditions.set(name, "True", "Usable", "certificate and key fit")
+
+    if settings.certificate is not None:
+        engine.reports.listeners.append(look)
+
+
 def _tls(config: Any, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     context = make()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -246,6 +269,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         self._engine = engine = build_engine(self._settings, own_haproxy=self._own_haproxy)
         logs.configure(self._settings.agent.log, lambda: engine.generation)
+        tell_of_tls(self._settings.agent, engine, SystemClock())
         return build_app(self._settings, engine)
 
     def retire(self) -> None:

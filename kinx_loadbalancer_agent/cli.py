@@ -24,6 +24,7 @@ from kinx_loadbalancer_agent.system import files, process, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
 
 REFUSED, MISUSED = 1, 2
+SERVICE = "kinx_loadbalancer_agent"
 PATIENCE_SECONDS = 30.0
 FIRST = "admin"
 ONLY = "Say what would be done, and do nothing; 1 if there is anything."
@@ -141,9 +142,15 @@ def credentials_remove(where: Where, name: str) -> None:
 @command
 def status(where: Where, as_json: bool, watch: bool) -> None:
     """Show how the serving agent and its node do; 1 when they are not well."""
-    socket = where.load().agent.socket
-    if not terminal.show(socket, SystemClock(), as_json=as_json, again=watch):
-        sys.exit(REFUSED)
+    agent = where.load().agent
+    try:
+        if not terminal.show(agent.socket, SystemClock(), as_json=as_json, again=watch):
+            sys.exit(REFUSED)
+    except errors.Unreachable as error:
+        app.check_tls(agent)  # what keeps an agent from serving says more
+        store.read_state(agent.store, Kinds())
+        advice = f"see systemctl status {SERVICE}, or supervisorctl status"
+        _stop(REFUSED, f"{error}; the agent does not run: {advice}")
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """What is true of this node right now, in words for its operator. Pure bookkeeping."""
 
+import logging
 import threading
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from kinx_loadbalancer_agent.system.clock import Clock, timestamp
 
 log = structlog.get_logger()
 
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 SHOWN_SECONDS = 1.5
 SHOWN = 5  # of what was changed, in one message
 
@@ -46,7 +48,11 @@ class Conditions:
             if before is not None and not changed:
                 since = before.since
             self._conditions[type] = Condition(type, status, severity, reason, message, since)
-            return changed
+        is_news = before is None or (before.status, before.reason) != (status, reason)
+        if is_news and (before is not None or severity != "info"):
+            words = {"type": type, "status": status, "reason": reason, "message": message}
+            log.log(LEVELS[severity], "condition changed", **words)
+        return changed
 
     def state(self, claim: Claim) -> bool:
         """State what *claim* says."""

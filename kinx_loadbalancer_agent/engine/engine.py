@@ -223,8 +223,7 @@ class Engine:
             self._store = stores.Store(self._path, self._kinds)
             self._state, self.generation = self._store.load()
         except (StateError, OSError) as error:
-            if self.conditions.set("Ready", "False", "StateUnusable", str(error), "error"):
-                log.error("state cannot be used, will retry", error=str(error))
+            self.conditions.set("Ready", "False", "StateUnusable", str(error), "error")
             self._clock.sleep(RETRY_SECONDS)
             return
         self.hold.load()
@@ -307,7 +306,8 @@ class Engine:
             self._say(tickets, error)
             self.conditions.set("Applied", "False", "StateUnusable", str(error), "error")
         except OSError as error:
-            words = f"the machine refuses: {error.strerror or error}; nothing was kept"
+            where = f": {error.filename}" if error.filename else ""
+            words = f"the machine refuses: {error.strerror or error}{where}; nothing was kept"
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             self._say(tickets, StateFull(words) if is_full else Unavailable(words))
             self._failed(error, is_look=not tickets)
@@ -427,7 +427,8 @@ class Engine:
             return is_drift
         self._next_scan = self._clock.monotonic() + SCAN_SECONDS
         self.drift.scanned()
-        outcomes.space(self.conditions, self._path.parent)
+        assert self._store is not None
+        outcomes.stored(self.conditions, self._store)
         if is_drift:
             self.drift.found(PROXY, plan.because, is_left=self.hold.is_on)
         elif plan.is_empty:
@@ -463,12 +464,11 @@ class Engine:
     def _conclude(self, settled: Settled, applied: Applied, laps: Laps, taken_at: float) -> None:
         """Say what is true now: conditions, then one answer each."""
         if applied.is_live:
-            self.observed_generation = self.generation
+            self.observed_generation, self._failures = self.generation, 0
         full = self._proxy.render(settled.state).parts
-        self.left_out = frozenset(full[name].owner for name in settled.left_out if name in full)
-        outcomes.concluded(self.conditions, applied, settled.plan.target, self.left_out)
-        if applied.is_live:
-            self._failures = 0
+        left_out = [full[name] for name in settled.left_out if name in full]
+        self.left_out = frozenset(part.owner for part in left_out)
+        outcomes.concluded(self.conditions, applied, settled.plan.target, left_out)
         if applied.put_aside and settled.steps:  # a look has said so already
             self.drift.found(PROXY, f"put aside: {', '.join(applied.put_aside)}")
         for ticket, refusal in settled.refused:

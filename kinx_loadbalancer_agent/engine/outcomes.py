@@ -4,19 +4,20 @@ from collections.abc import Collection
 from pathlib import Path
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions
-from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Target
-from kinx_loadbalancer_agent.errors import StateFull
-from kinx_loadbalancer_agent.model.resources import Ref
+from kinx_loadbalancer_agent.engine.ports import Applied, Observation, Part, Target
+from kinx_loadbalancer_agent.engine.store import Store
+from kinx_loadbalancer_agent.errors import StateError, StateFull
+from kinx_loadbalancer_agent.model.rules import endpoint
 from kinx_loadbalancer_agent.system import files
 
 MIN_FREE_BYTES = 4 * 2**20
 NEEDED_BYTES = 2**20  # what was made live and cannot be stored has to be put back
-SPACE = "SpaceLeft"
+SPACE, KEPT = "SpaceLeft", "StateKept"
 HEALTHY, RUNNING, BOUND, APPLIED = "WorkerHealthy", "HaproxyRunning", "ListenersBound", "Applied"
 
 
 def concluded(
-    conditions: Conditions, applied: Applied, target: Target, left_out: Collection[Ref]
+    conditions: Conditions, applied: Applied, target: Target, left_out: Collection[Part]
 ) -> None:
     """State what is true now that *target*, without *left_out*, is *applied*."""
     for claim in target.claims:
@@ -25,7 +26,9 @@ def concluded(
         conditions.set(HEALTHY, "True", "Answers", "no process had to be replaced")
     _running(conditions, applied.pid if applied.is_live else None, applied.because)
     if left_out:
-        names = ", ".join(str(owner) for owner in sorted(left_out))
+        names = ", ".join(
+            sorted(f"{one.owner} at {endpoint(*one.bind)}" for one in left_out if one.bind)
+        )
         message = f"cannot bind, left out until it can: {names}"
         conditions.set(BOUND, "False", "CannotBind", message, "error")
     else:
@@ -42,8 +45,15 @@ def left(conditions: Conditions, observation: Observation, words: str) -> None:
     _running(conditions, observation.worker_pid if observation.is_running else None, words)
 
 
-def space(conditions: Conditions, directory: Path) -> None:
-    """State whether a change can be stored in *directory*."""
+def stored(conditions: Conditions, store: Store) -> None:
+    """State whether *store* has what it was given, and space for a change."""
+    try:
+        store.verify()
+    except StateError as error:
+        conditions.set(KEPT, "False", "StateUnusable", str(error), "error")
+    else:
+        conditions.set(KEPT, "True", "Kept", f"{store.path} has every change")
+    directory = store.path.parent
     free = files.free_bytes(directory)
     words = f"{free // 2**20} MiB are free for {directory}"
     if free < MIN_FREE_BYTES:
@@ -55,7 +65,7 @@ def space(conditions: Conditions, directory: Path) -> None:
 
 def need_space(directory: Path) -> None:
     """Raise StateFull where *directory* has less space than it takes to go back."""
-    if files.free_bytes(directory) < NEEDED_BYTES:
+    if directory.exists() and files.free_bytes(directory) < NEEDED_BYTES:
         raise StateFull(f"no space is left for {directory}: free some; nothing was kept")
 
 

@@ -20,8 +20,10 @@ from kinx_loadbalancer_agent.model.state import State
 from kinx_loadbalancer_agent.system import effects
 
 FORMAT = 1
+MAGIC = b"SQLite format 3\0"
 WAY_OUT = (
-    "; put a backup in its place, or move it away, start and PUT /api/state anew; "
+    "; stop the agent, remove what begins with that name, put a backup in its place and start it; "
+    "without a backup the node serves nothing from then on until PUT /api/state; "
     "HAProxy serves on meanwhile"
 )
 SCHEMA = """
@@ -57,11 +59,12 @@ class Store:
     """
 
     def __init__(self, path: Path, kinds: Kinds) -> None:
-        self._path = path
+        self.path = path
         self._kinds = kinds
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
             path.chmod(0o600)
+            self._file = _identity(path)
             found = self._database.execute("PRAGMA user_version").fetchone()[0]
             if found > FORMAT:
                 raise StateNewer(str(path), found, FORMAT)
@@ -80,13 +83,25 @@ class Store:
 
     def load(self) -> tuple[State, int]:
         """Return the state and its generation; raises StateError if it cannot be read."""
-        return _load(self._database, self._path, self._kinds)
+        return _load(self._database, self.path, self._kinds)
+
+    def verify(self) -> None:
+        """Raise StateError if the file is not the one that was opened, or no database any more."""
+        try:
+            with self.path.open("rb") as file:
+                is_whole = file.read(len(MAGIC)) == MAGIC and _identity(self.path) == self._file
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            words = "was replaced or damaged behind the agent: save GET /api/state"
+            raise StateError(f"{self.path} {words}, restart the agent and PUT it")
 
     def commit(self, records: Iterable[Record]) -> None:
         """Keep *records* and what they change, all or nothing, durably.
 
         Raises StateFull if the disk is, StateError if the file cannot be written.
         """
+        self.verify()
         try:
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -100,8 +115,8 @@ class Store:
                 raise
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise StateFull(f"cannot keep the change: no space for {self._path}") from error
-            raise StateError(f"cannot write {self._path}: {error}") from error
+                raise StateFull(f"cannot keep the change: no space for {self.path}") from error
+            raise StateError(f"cannot write {self.path}: {error}") from error
 
     def _keep(self, record: Record) -> None:
         delta = []
@@ -129,6 +144,11 @@ class Store:
                 json.dumps(record.applied),
             ),
         )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def read_state(path: Path, kinds: Kinds) -> State:

@@ -48,6 +48,8 @@ def write(
             stream.write(content)
         if durable:
             os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
     if replacing is not None and signature(path) != replacing:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from netaddr import IPAddress
 
-from kinx_loadbalancer_agent.errors import TimedOut, Unreachable
+from kinx_loadbalancer_agent.errors import NotProven, TimedOut, Unreachable
 from kinx_loadbalancer_agent.system import effects
 
 Endpoint = tuple[str, int]
@@ -134,11 +134,19 @@ def limit_reads(connection: socket.socket, seconds: float) -> None:
 
 
 def held_by(pids: Iterable[int]) -> frozenset[Endpoint]:
-    """Return the addresses and ports that *pids* listen on; one that has ended has none."""
+    """Return the addresses and ports that *pids* listen on; one that has ended has none.
+
+    Raises NotProven if that is not for us to see: "nothing" would be a lie.
+    """
     found = []
     for pid in pids:
-        with contextlib.suppress(psutil.Error):
+        try:
             found += psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied as error:
+            words = "what it listens on cannot be seen without CAP_SYS_PTRACE"
+            raise NotProven(f"process {pid}: {words}") from error
     listens = (one.laddr for one in found if one.status == psutil.CONN_LISTEN)
     return frozenset((str(IPAddress(at.ip)), at.port) for at in listens)
 

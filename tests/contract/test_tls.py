@@ -106,6 +106,28 @@ def test_a_certificate_that_is_renewed_is_used_at_once(
     assert ask(secure, trusting(server[0])) == 200
 
 
+def test_a_renewed_certificate_that_does_not_fit_is_named_until_it_does(
+    secure: Machine, server: tuple[Path, Path], tmp_path: Path
+) -> None:
+    def stated() -> dict[str, Any]:
+        conditions = wire.over_unix_socket(secure, "GET", "/api/status").json["conditions"]
+        return next(one for one in conditions if one["type"] == "CertificateUsable")
+
+    wait_until(lambda: stated()["status"] == "True", 5)
+    kept = server[1].read_bytes()
+    os.replace(certificate(tmp_path, "another")[1], server[1])
+
+    told = wait_until(lambda: stated() if stated()["status"] == "False" else None, 5)
+    shown = secure.cli("status")
+    server[1].write_bytes(kept)
+    wait_until(lambda: stated()["status"] == "True", 5)
+
+    assert told["severity"] == "error"
+    assert str(server[1]) in told["message"]
+    assert "key values mismatch" in told["message"].lower()
+    assert (shown.returncode, str(server[1]) in shown.stdout) == (1, True)
+
+
 def test_a_caller_without_the_asked_certificate_is_turned_away(tmp_path: Path) -> None:
     server, caller, other = (certificate(tmp_path, name) for name in ("server", "one", "other"))
     environment = {

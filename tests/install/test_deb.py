@@ -222,6 +222,16 @@ def test_under_systemd_from_a_package_to_traffic_and_back_to_a_clean_machine(roo
         assert driver.visits() == SERVED
         assert root.said("systemctl show haproxy -p MainPID") == master
 
+        # What it finds otherwise when it starts is put right, and no client is refused.
+        wait_until(driver.is_ready, 30)
+        root.said("systemctl stop kinx_loadbalancer_agent")
+        root.said("sed -i s/roundrobin/leastconn/ /etc/haproxy/conf.d/60-*.cfg")
+        root.said("systemctl start --no-block kinx_loadbalancer_agent")
+        visit = f"curl -s -m 5 -o /dev/null -w '%{{http_code}} ' http://{VIP}; sleep 0.05"
+        codes = root.run(f"for i in $(seq 150); do {visit}; done").stdout
+        assert set(codes.split()) == {"200"}
+        wait_until(lambda: "leastconn" not in root.said("cat /etc/haproxy/conf.d/60-*.cfg"), 10)
+
         # It has kept the power to replace a worker that hangs, which is another user's.
         wait_until(driver.is_ready, 30)
         worker = root.said("pgrep -u nobody haproxy").split()[0]

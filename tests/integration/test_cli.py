@@ -557,6 +557,18 @@ def test_a_state_that_is_no_database_exits_with_2(empty: Machine) -> None:
         assert "state.db" in done.stderr
 
 
+def test_without_an_agent_status_says_what_keeps_it_or_where_to_look(empty: Machine) -> None:
+    nobody = empty.cli("status")
+    state(empty).write_bytes(b"not a database " * 100)
+    damaged = empty.cli("status")
+
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert "systemctl status kinx_loadbalancer_agent" in nobody.stderr
+    assert (damaged.returncode, damaged.stdout) == (2, "")
+    assert "state.db" in damaged.stderr
+    assert "backup" in damaged.stderr
+
+
 # --- signals --------------------------------------------------------------------------------
 
 

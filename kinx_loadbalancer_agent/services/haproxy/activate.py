@@ -152,8 +152,8 @@ class Processes:
         argv += ["-f", str(settings.conf_d)]
         argv += ["-f", str(settings.extra_config)] if settings.extra_config else []
         # An agent that was killed may have left one that does not answer yet. Two of them would
-        # share every port.
-        if self.found():
+        # share every port. One that is just forking is missed by a look (measured), not by two.
+        if self.found() or self.found():
             raise NotProven("haproxy is starting already")
         with self._changing:
             ended = process.run(argv, deadline.remaining())

@@ -41,6 +41,7 @@ NOT_APPLIED = "written, not applied: the routing daemon reads it when it starts"
 NETWORK = re.compile(r"^ *network (?P<prefix>(?P<address>\S+)/\d+)\n", re.MULTILINE)
 PASSWORD = re.compile(r" password .*")
 SPEAKER = re.compile(r"^router bgp \d+$", re.MULTILINE)
+ADVICE = "see systemctl status frr"
 SETTLE_SECONDS = 0.5
 WITHDRAW_SECONDS = 0.5
 SOON_SECONDS, LOOK_SECONDS, LONG_SECONDS = 0.5, 3.0, 30.0
@@ -178,7 +179,7 @@ class Routing(Service):
             self._is_asked = False
             self._known_until = known_until if turns == self._turns else 0.0
         except (ApplyError, ValueError) as error:
-            self._seen = Seen(self._file(), None, None, f"written, not applied: {error}")
+            self._seen = Seen(self._file(), None, None, f"written, not applied: {error}; {ADVICE}")
             self._known_until = 0.0
         return self._seen
 
@@ -375,7 +376,7 @@ class Routing(Service):
             yield Claim("SessionsEstablished", "True", "Established", message)
             return
         words = "; ".join(
-            f"{one.gateway}: {one.state or 'unknown'}"
+            f"{one.gateway}: {one.state or 'unknown, as bgpd does not answer'}"
             + (f", last error: {one.last_error}" if one.last_error else "")
             for one in down
         )
