@@ -28,6 +28,7 @@ PREFIX = "KINX_"
 CHECK_VLB = "/usr/local/bin/check_vlb"
 MAX_SOCKET_PATH = 97  # HAProxy binds a longer temporary name first; sun_path holds 108 (unix(7))
 ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
+WORDS = {"extra_forbidden": "there is no such setting"}
 UNSAFE = re.compile(r"[^A-Za-z0-9_./:@+-]")
 
 
@@ -227,7 +228,7 @@ def load(
     except ValidationError as error:
         raise SettingsError(
             f"[{'.'.join(map(str, fault['loc'][:1]))}] {'.'.join(map(str, fault['loc'][1:]))}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
+            f"{WORDS.get(fault['type'], fault['msg'].removeprefix('Value error, '))}"
             for fault in error.errors(include_url=False)
         ) from error
 

@@ -24,6 +24,7 @@ from tests.contract.documents import (
 )
 from tests.machine import Machine, running, wait_until
 
+CHANGED = "condition changed"
 TAKEN_OVER = "state taken over"
 
 
@@ -77,8 +78,23 @@ def test_lines_between_a_request_and_its_answer_name_it_and_its_generation(
     for method, path, body, expected in requests:
         id, lines = brought(machine, method, path, body)
 
-        assert {one["event"]: one["generation"] for one in lines} == expected
+        found = {one["event"]: one["generation"] for one in lines}
+        found.pop(CHANGED, None)
+        assert found == expected
         assert {one["request_id"] for one in lines} == {id}
+
+
+def test_what_goes_wrong_and_ends_is_told_as_a_condition(machine: Machine, haproxy: Path) -> None:
+    def told() -> list[tuple[str, str]]:
+        changed = [one for one in events(machine) if one["event"] == CHANGED]
+        return [(one["status"], one["level"]) for one in changed if one["type"] == "Applied"]
+
+    haproxy.rename(haproxy.with_name("gone"))
+    machine.post(LISTENERS, listener())
+    haproxy.with_name("gone").rename(haproxy)
+    wait_until(lambda: len(told()) == 2, 20)
+
+    assert told() == [("False", "error"), ("True", "info")]
 
 
 def test_every_line_after_the_state_is_taken_over_has_a_generation(
