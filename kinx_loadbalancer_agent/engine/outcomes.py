@@ -73,4 +73,5 @@ def _running(conditions: Conditions, pid: int | None, why_not: str) -> None:
     if pid is not None:
         conditions.set(RUNNING, "True", "Answers", f"worker {pid} answers")
     else:
-        conditions.set(RUNNING, "False", "NotRunning", why_not, "error")
+        words = f"{why_not}; if it does not come back by itself: systemctl start haproxy"
+        conditions.set(RUNNING, "False", "NotRunning", words, "error")
