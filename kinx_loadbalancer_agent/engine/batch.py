@@ -290,7 +290,7 @@ class Batch:
                 self._base,
                 self._proxy.render(self._base, settled.left_out),
                 self._observation.is_running,
-                frozenset(full[name].owner for name in settled.left_out if name in full),
+                {full[name].owner: full[name] for name in settled.left_out if name in full},
             )
             ticket.say(
                 trials.judge(

@@ -1,6 +1,6 @@
 """What is true of the proxy after a batch, as conditions. It decides nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from kinx_loadbalancer_agent.engine.conditions import Conditions
@@ -26,17 +26,19 @@ def concluded(
         conditions.set(HEALTHY, "True", "Answers", "no process had to be replaced")
     _running(conditions, applied.pid if applied.is_live else None, applied.because)
     if left_out:
-        names = ", ".join(
-            sorted(f"{one.owner} at {endpoint(*one.bind)}" for one in left_out if one.bind)
-        )
-        message = f"cannot bind, left out until it can: {names}"
-        conditions.set(BOUND, "False", "CannotBind", message, "error")
+        conditions.set(BOUND, "False", "CannotBind", cannot_bind(left_out), "error")
     else:
         conditions.set(BOUND, "True", "Bound", "every listener can be bound")
     if applied.is_live:
         conditions.set(APPLIED, "True", "Live", "HAProxy runs what was asked for")
     else:
         conditions.set(APPLIED, "False", "HaproxyNotRunning", applied.because, "error")
+
+
+def cannot_bind(left_out: Iterable[Part]) -> str:
+    """Return in words what is left out, and where it was to listen."""
+    names = sorted(f"{one.owner} at {endpoint(*one.bind)}" for one in left_out if one.bind)
+    return f"cannot bind, left out until it can: {', '.join(names)}"
 
 
 def left(conditions: Conditions, observation: Observation, words: str) -> None:

@@ -1,10 +1,11 @@
 """Dry runs: what would become of an intent, in words and as a diff. Touches nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 
-from kinx_loadbalancer_agent.engine.ports import Plan, Service, Target
+from kinx_loadbalancer_agent.engine import outcomes
+from kinx_loadbalancer_agent.engine.ports import Part, Plan, Service, Target
 from kinx_loadbalancer_agent.errors import ApplyError
 from kinx_loadbalancer_agent.model.intents import WHOLE, Folded
 from kinx_loadbalancer_agent.model.resources import Ref
@@ -33,7 +34,7 @@ class Ground:
     state: State
     target: Target
     is_running: bool
-    left_out: frozenset[Ref]
+    left_out: Mapping[Ref, Part]
 
 
 def judge(
@@ -54,7 +55,7 @@ def judge(
     if not ground.is_running:
         because = "HAProxy is not running"
     elif folded.subject in ground.left_out:
-        because = f"cannot bind, left out until it can: {folded.subject}"
+        because = outcomes.cannot_bind([ground.left_out[folded.subject]])
     kinds = {folded.subject.kind, *(change.ref.kind for change in folded.changes)}
     commands, pending = list(() if is_same else plan.commands), []
     for service in services:
