@@ -57,12 +57,12 @@ def stored(conditions: Conditions, store: Store) -> None:
         conditions.set(KEPT, "True", "Kept", f"{store.path} has every change")
     directory = store.path.parent
     free = files.free_bytes(directory)
-    words = f"{free // 2**20} MiB are free for {directory}"
     if free < MIN_FREE_BYTES:
+        words = f"{free // 2**20} MiB are free for {directory}"
         advice = f"{words}; changes get 507 when it is full: free some space"
         conditions.set(SPACE, "False", "DiskFull", advice, "error")
     else:
-        conditions.set(SPACE, "True", "Free", words)
+        conditions.set(SPACE, "True", "Free", f"there is space for changes in {directory}")
 
 
 def need_space(directory: Path) -> None:
