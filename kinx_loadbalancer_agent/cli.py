@@ -16,7 +16,7 @@ from kinx_loadbalancer_agent import status as terminal
 from kinx_loadbalancer_agent.api import auth
 from kinx_loadbalancer_agent.engine import store
 from kinx_loadbalancer_agent.engine.ports import Target
-from kinx_loadbalancer_agent.layout import Layout
+from kinx_loadbalancer_agent.layout import NAME, Layout
 from kinx_loadbalancer_agent.model.kinds import Kinds
 from kinx_loadbalancer_agent.model.types import TOKEN
 from kinx_loadbalancer_agent.services.haproxy.service import Haproxy
@@ -24,7 +24,6 @@ from kinx_loadbalancer_agent.system import files, process, sockets
 from kinx_loadbalancer_agent.system.clock import Deadline, SystemClock
 
 REFUSED, MISUSED = 1, 2
-SERVICE = "kinx_loadbalancer_agent"
 PATIENCE_SECONDS = 30.0
 FIRST = "admin"
 ONLY = "Say what would be done, and do nothing; 1 if there is anything."
@@ -149,7 +148,7 @@ def status(where: Where, as_json: bool, watch: bool) -> None:
     except errors.Unreachable as error:
         app.check_tls(agent)  # what keeps an agent from serving says more
         store.read_state(agent.store, Kinds())
-        advice = f"see systemctl status {SERVICE}, or supervisorctl status"
+        advice = f"see systemctl status {NAME}, or supervisorctl status"
         _stop(REFUSED, f"{error}; the agent does not run: {advice}")
 
 

@@ -204,6 +204,10 @@ class Machine:
 
     # --- its API ----------------------------------------------------------------------------
 
+    def connection(self, timeout: float) -> http.client.HTTPConnection:
+        """Return a connection to the agent, not opened yet."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
     def request(
         self,
         method: str,
@@ -215,7 +219,7 @@ class Machine:
         timeout: float = 30,
     ) -> Reply:
         """Send one request on a connection of its own; *body* bytes go as they are."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = self.connection(timeout)
         sent = {"Authorization": f"Bearer {self.secret}"} if auth else {}
         content = body
         if body is not None and not isinstance(body, bytes):

@@ -289,7 +289,7 @@ def test_what_is_kept_while_haproxy_is_down_is_pending_until_it_comes() -> None:
     machine = Machine(own_haproxy=False)
     try:
         machine.start(ready=False)
-        wait_until(lambda: serves(machine), 20)
+        wait_until(machine.is_taken_over, 20)
         numbers = [
             machine.post(LISTENERS, documents.listener()).json["applied"]["change"],
             machine.post(LOADBALANCERS, documents.loadbalancer()).json["applied"]["change"],
@@ -339,19 +339,12 @@ def test_what_haproxy_fails_to_run_is_failed_and_says_why(machine: Machine, tmp_
     kill_haproxy(machine)
 
     machine.start(ready=False)
-    wait_until(lambda: serves(machine), 20)
+    wait_until(machine.is_taken_over, 20)
     number = machine.post(POOLS, documents.pool()).json["applied"]["change"]
     wait_until(lambda: "does not start" in change(machine, number)["reason"], 10)
 
     assert change(machine, number)["state"] == "failed"
     assert machine.get("/api/status").json["observed_generation"] < number
-
-
-def serves(machine: Machine) -> bool:
-    try:
-        return machine.condition("Ready").get("status") == "True"
-    except OSError:
-        return False
 
 
 def holding(address: tuple[str, int]) -> Any:

@@ -3,13 +3,12 @@
 import base64
 import contextlib
 import http.client
-import json
 import socket
 import sqlite3
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,25 +47,13 @@ class Overheard(Machine):
     statuses: set[int] = field(default_factory=set)
     """With what requests were answered."""
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        auth: bool = True,
-        timeout: float = 30,
-    ) -> Reply:
-        connection = http.client.HTTPSConnection(
+    def connection(self, timeout: float) -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection(
             "127.0.0.1", self.port, context=self.tls, timeout=timeout
         )
-        own = {"Authorization": f"Bearer {self.secret}"} if auth else {}
-        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        with closing(connection):
-            connection.request(method, path, content, own | dict(headers or {}))
-            answer = connection.getresponse()
-            reply = Reply(answer.status, dict(answer.headers), answer.read())
+
+    def request(self, method: str, path: str, *arguments: Any, **options: Any) -> Reply:
+        reply = super().request(method, path, *arguments, **options)
         self.statuses.add(reply.status)
         self.said.append((f"{method} {path}", f"{reply.headers}".encode() + reply.body))
         return reply
